@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight virtual devices, double precision, and a compile cache for all tests.
+
+Tests compare with exact references, so their default is float64; what must also
+hold in float32 is asked for by name. Doctests live in the packages and see the
+defaults that a user sees.
+"""
+
+import pathlib
+
+import jax
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".cache" / "jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+  with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture
+def key():
+  return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+  """The folder of real data; a test that needs it skips where it is absent."""
+  folder = _ROOT.parent / "shared" / "data"
+  if not folder.is_dir():
+    pytest.skip("real data is not on this machine")
+  return folder
