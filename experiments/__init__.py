@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small binaries that reproduce the claims of papers."""

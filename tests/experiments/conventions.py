@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every experiment binary must satisfy, said once."""
+
+import inspect
+import json
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import harness
+
+_ROOT = pathlib.Path(__file__).parents[2]
+CLAIMS_FILE = _ROOT / "experiments" / "claims.json"
+
+
+def assert_reproduces(module, **overrides) -> harness.Results:
+  """Runs the smoke preset: every claim holds, every figure can be drawn.
+
+  Also: the docstring states command and expectation, claims are named once, and
+  the published records (`experiments/claims.json`) list exactly these claims.
+  """
+  for word in ("Paper", "Claim", "Command: `python -m", "Expected", "seconds"):
+    assert word in module.__doc__, f"{module.__name__}: docstring lacks {word}"
+  config = module.Config.from_preset("smoke", **overrides)
+  results = module.run(config, progress=False)
+  failed = [claim for claim in results.claims if not claim.holds]
+  assert not failed, failed
+  names = [claim.name for claim in results.claims]
+  assert names and len(set(names)) == len(names)
+  assert all("\n" not in claim.statement for claim in results.claims)
+  assert results.experiment == harness.experiment_name(module.Config)
+  figures = module.plot(results)
+  assert figures and all(isinstance(f, Figure) for f in figures.values())
+  json.dumps(harness.record_of(results, config, "smoke", 0.0), allow_nan=False)
+  assert list(inspect.signature(module.run).parameters) == [
+    "config",
+    "progress",
+  ]
+  published = {
+    record["experiment"]: record
+    for record in json.loads(CLAIMS_FILE.read_text())
+  }
+  assert [
+    (claim["name"], claim["statement"])
+    for claim in published[results.experiment]["claims"]
+  ] == [(c.name, c.statement) for c in results.claims], (
+    "experiments/claims.json is stale: run `python -m experiments.readme`"
+  )
+  return results
+
+
+def assert_seed_matters(module, *curves: str, **overrides) -> None:
+  """Another seed changes the named curves; the same seed repeats them."""
+
+  def run(seed):
+    config = module.Config.from_preset("smoke", seed=seed, **overrides)
+    return module.run(config, progress=False).curves
+
+  first, again, other = run(0), run(0), run(1)
+  for name in curves:
+    np.testing.assert_array_equal(first[name], again[name])
+    assert not np.array_equal(first[name], other[name]), name
