@@ -18,7 +18,7 @@ import time
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,6 +32,8 @@ from jaxalign import checks
 
 PRESETS = ("smoke", "quick", "full")
 SCHEMA_VERSION = 1
+# A normal error exceeds as many less than once in a million times.
+STANDARD_ERRORS = 5.0
 _RELATIONS = {
   "=": lambda measured, theory, tolerance: abs(measured - theory) <= tolerance,
   "<=": lambda measured, theory, tolerance: measured <= theory + tolerance,
@@ -78,6 +80,42 @@ class Claim:
     return bool(compare(self.measured, self.theory, self.tolerance))
 
 
+def largest(values: Iterable[Any]) -> float:
+  """The maximum of all entries; NaN if one is, where Python's `max` skips it.
+
+  >>> largest([1., np.array([float("nan"), 2.])]), largest([[3.], [1., 2.]])
+  (nan, 3.0)
+  """
+  return float(np.max([np.max(np.asarray(value)) for value in values]))
+
+
+def all_agree(
+  name: str, statement: str, errors: Iterable[Any], *, tolerance: float
+) -> Claim:
+  """Claims that differences are 0, by the largest absolute one of arrays."""
+  return Claim(
+    name=name,
+    statement=statement,
+    theory=0.0,
+    measured=largest(np.abs(error) for error in errors),
+    tolerance=tolerance,
+  )
+
+
+def none_exceeds(
+  name: str, statement: str, excesses: Iterable[Any], *, tolerance: float
+) -> Claim:
+  """Claims that nothing exceeds its bound, by the largest excess of arrays."""
+  return Claim(
+    name=name,
+    statement=statement,
+    theory=0.0,
+    measured=largest(excesses),
+    tolerance=tolerance,
+    relation="<=",
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Results:
   """What a run found.
@@ -104,6 +142,38 @@ class Results:
     return all(claim.holds for claim in self.claims)
 
 
+class Part(NamedTuple):
+  """What one part of an experiment found; the fields are those of `Results`."""
+
+  claims: Sequence[Claim]
+  curves: dict[str, np.ndarray]
+  tables: dict[str, list[dict[str, Any]]]
+
+
+def collect(experiment: str, paper: str, parts: Iterable[Part]) -> Results:
+  """The results of an experiment in parts, in their order."""
+  claims, curves, tables = [], {}, {}
+  for part in parts:
+    claims += part.claims
+    curves |= part.curves
+    tables |= part.tables
+  return Results(experiment, paper, tuple(claims), curves, tables)
+
+
+def rows(**columns: Any) -> list[dict[str, Any]]:
+  """Rows of a table from its columns; a single entry stands in every row.
+
+  >>> rows(base="coin", n=[1, 2])
+  [{'base': 'coin', 'n': 1}, {'base': 'coin', 'n': 2}]
+  """
+  arrays = {k.replace("_", " "): np.ravel(x) for k, x in columns.items()}
+  size = max(x.size for x in arrays.values())
+  full = [np.broadcast_to(x, size).tolist() for x in arrays.values()]
+  return [
+    dict(zip(arrays, row, strict=True)) for row in zip(*full, strict=True)
+  ]
+
+
 def confidence_interval(samples: np.ndarray) -> tuple[float, float]:
   """Normal 95 % interval `mean -+ 1.96 s/sqrt(n)` of the mean of `[n]` values.
 
@@ -125,6 +195,8 @@ def field(
   help: str,
   smoke: Any = None,
   full: Any = None,
+  least: float | None = None,
+  most: float | None = None,
   choices: Sequence[str] | None = None,
 ) -> Any:
   """A field of a `Config`: its value in each preset and its help text.
@@ -134,6 +206,8 @@ def field(
     help: what the flag does, in one line.
     smoke: the value in the smoke preset; `quick`'s where not given.
     full: the value in the full preset; `quick`'s where not given.
+    least: the smallest value allowed, of each entry in a tuple.
+    most: the largest.
     choices: the values allowed, for text.
   """
   presets = {
@@ -141,7 +215,13 @@ def field(
     "quick": quick,
     "full": quick if full is None else full,
   }
-  metadata = {"help": help, "presets": presets, "choices": choices}
+  metadata = {
+    "help": help,
+    "presets": presets,
+    "least": least,
+    "most": most,
+    "choices": choices,
+  }
   return dataclasses.field(default=quick, metadata=metadata)
 
 
@@ -160,9 +240,20 @@ class Config:
         f"num_seeds must be at least 2 to give intervals, was {self.num_seeds}"
       )
     for f in dataclasses.fields(self):
-      choices = f.metadata["choices"]
-      if choices:
-        checks.check_choice(f.name, getattr(self, f.name), choices)
+      value = getattr(self, f.name)
+      if value == ():
+        raise ValueError(f"{f.name} needs at least one number")
+      least, most = f.metadata["least"], f.metadata["most"]
+      if least is not None and not np.min(value) >= least:
+        raise ValueError(
+          f"{f.name} must be at least {least}, was {np.min(value)}"
+        )
+      if most is not None and not np.max(value) <= most:
+        raise ValueError(
+          f"{f.name} must be at most {most}, was {np.max(value)}"
+        )
+      if f.metadata["choices"]:
+        checks.check_choice(f.name, value, f.metadata["choices"])
 
   @classmethod
   def from_preset(cls, preset: str, **overrides: Any) -> typing.Self:

@@ -185,7 +185,8 @@ def instance_exponential(
   third entry stands for all of them. The reference is half a, half b; c is
   beyond reach. Comparisons are uniform over alternatives, hence almost always
   with a clone, and rank a < b < c; RLHF and DPO then go to b, where only the
-  share `10/(10 + e^beta)` of users gains, at ratio `e^beta / (10 beta)`.
+  share `10/(10 + e^beta)` of users gains. The others gain `min(1/beta, 1)` from
+  a: for beta above 1 the ratio is `e^beta / (10 beta)`.
 
   Args:
     beta: a number above 0, Bradley-Terry temperature.

@@ -4,6 +4,7 @@
 import inspect
 import json
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,6 +13,17 @@ from experiments import harness
 
 _ROOT = pathlib.Path(__file__).parents[2]
 CLAIMS_FILE = _ROOT / "experiments" / "claims.json"
+
+
+def failed(claims: Iterable[harness.Claim]) -> set[str]:
+  """Names of the claims that do not hold."""
+  return {claim.name for claim in claims if not claim.holds}
+
+
+def assert_printed(value: float, printed: str) -> None:
+  """A number agrees with its print to half a unit of the last digit."""
+  digits = len(printed.partition(".")[2])
+  assert abs(value - float(printed)) <= 0.5000001 * 10**-digits, printed
 
 
 def assert_reproduces(module, **overrides) -> harness.Results:
@@ -24,8 +36,7 @@ def assert_reproduces(module, **overrides) -> harness.Results:
     assert word in module.__doc__, f"{module.__name__}: docstring lacks {word}"
   config = module.Config.from_preset("smoke", **overrides)
   results = module.run(config, progress=False)
-  failed = [claim for claim in results.claims if not claim.holds]
-  assert not failed, failed
+  assert results.holds, [c for c in results.claims if not c.holds]
   names = [claim.name for claim in results.claims]
   assert names and len(set(names)) == len(names)
   assert all("\n" not in claim.statement for claim in results.claims)

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import distortion, harness, real_preferences
+from experiments import distortion, harness
+from experiments.stages.distortion import (
+  finite_samples,
+  leaderboard,
+  rankings,
+  rules,
+  searches,
+)
 from jaxalign import checks, data
 from tests.experiments import conventions
 
@@ -61,9 +68,9 @@ def test_another_seed_gives_other_draws():
 
 
 def test_a_wrong_bound_fails(results, monkeypatch):
-  true = distortion.sc.distortion_bound
+  true = searches.sc.distortion_bound
   monkeypatch.setattr(
-    distortion.sc, "distortion_bound", lambda beta: 1 + (true(beta) - 1) / 20
+    searches.sc, "distortion_bound", lambda beta: 1 + (true(beta) - 1) / 20
   )
   config = distortion.Config.from_preset("smoke", **SMALL)
   wrong = claims_of(distortion.run(config, progress=False))
@@ -79,16 +86,17 @@ def test_a_wrong_bound_fails(results, monkeypatch):
 
 
 def test_wrong_simulated_answers_fail(monkeypatch):
-  simulate = distortion.sc.simulate_comparisons
+  simulate = finite_samples.sc.simulate_comparisons
 
   def contrary(*args, **kwargs):
     return simulate(*args, **kwargs).T
 
-  monkeypatch.setattr(distortion.sc, "simulate_comparisons", contrary)
-  config = distortion.Config.from_preset("smoke", **SMALL)
+  monkeypatch.setattr(finite_samples.sc, "simulate_comparisons", contrary)
   with jax.enable_x64(True):
-    claims, _, _ = distortion._finite(config, jax.random.key(0))
-  held = {claim.name: claim.holds for claim in claims}
+    part = finite_samples.finite_samples(
+      jax.random.key(0), num_seeds=2, electorates=50
+    )
+  held = {claim.name: claim.holds for claim in part.claims}
   assert held == {"finite samples": False, "finite samples converge": True}
 
 
@@ -176,7 +184,7 @@ def condorcet(tmp_path):
 
 def test_a_condorcet_winner_wins(condorcet):
   with jax.enable_x64(True):
-    claims, tables, curves = real_preferences.rankings_section(str(condorcet))
+    claims, curves, tables = rankings.rankings(rankings.read(str(condorcet)))
   assert all(claim.holds for claim in claims), claims
   rows = {row["alternative"]: row for row in tables["rankings: alternatives"]}
   assert rows["tea"]["maximal lottery"] == 1
@@ -201,7 +209,7 @@ def test_a_condorcet_winner_wins(condorcet):
 
 def test_the_built_in_profile_is_a_cycle():
   with jax.enable_x64(True):
-    claims, tables, curves = real_preferences.rankings_section("")
+    claims, curves, tables = rankings.rankings(rankings.read(""))
   assert all(claim.holds for claim in claims)
   win = curves["profile/win"]
   assert win[0, 1] > 0.5 and win[1, 2] > 0.5 and win[2, 0] > 0.5
@@ -209,7 +217,7 @@ def test_the_built_in_profile_is_a_cycle():
   assert sum(row["maximal lottery"] > 0.01 for row in rows) == 3
   # The strict cycle's lottery weighs each by the margin between the others.
   expected = np.abs([win[1, 2] - 0.5, win[2, 0] - 0.5, win[0, 1] - 0.5])
-  names = data.parse_preflib(real_preferences.PROFILE).names
+  names = data.parse_preflib(rankings.PROFILE).names
   lottery = {row["alternative"]: row["maximal lottery"] for row in rows}
   np.testing.assert_allclose(
     [lottery[name] for name in names[:3]], expected / expected.sum(), rtol=1e-9
@@ -223,18 +231,18 @@ def test_an_alternative_that_beats_nobody_has_no_fit(tmp_path):
     jax.enable_x64(True),
     pytest.raises(checks.InputError, match="no chain of wins leads from"),
   ):
-    real_preferences.rankings_section(str(path))
+    rankings.read(str(path))
 
 
 def test_wrong_borda_scores_fail(monkeypatch):
-  scores = real_preferences.sc.borda_scores
+  scores = rules.sc.borda_scores
 
   def with_self_wins(win, mu):
     return scores(win, mu) + mu / 2 * jnp.arange(mu.shape[0])
 
-  monkeypatch.setattr(real_preferences.sc, "borda_scores", with_self_wins)
+  monkeypatch.setattr(rules.sc, "borda_scores", with_self_wins)
   with jax.enable_x64(True):
-    claims, _, _ = real_preferences.rankings_section("")
+    claims, _, _ = rankings.rankings(rankings.read(""))
   held = {claim.name: claim.holds for claim in claims}
   assert not held["rankings: Borda identity"]
   assert held["rankings: maximal lottery"]
@@ -242,7 +250,7 @@ def test_wrong_borda_scores_fail(monkeypatch):
 
 def test_a_leaderboard_from_a_file(tmp_path):
   path = tmp_path / "board.csv"
-  built_in = real_preferences.RATINGS
+  built_in = leaderboard.RATINGS
   with path.open("w", newline="") as stream:
     writer = csv.writer(stream)
     writer.writerow(("rank", "model", "arena_score", "votes"))
@@ -256,10 +264,14 @@ def test_a_leaderboard_from_a_file(tmp_path):
     writer.writerows(rows)
   budgets = (0.1, 1.0)
   with jax.enable_x64(True):
-    claims, tables, curves = real_preferences.ratings_section("", budgets)
-    again = real_preferences.ratings_section(str(path), budgets)
+    claims, curves, tables = leaderboard.leaderboard(
+      leaderboard.read(""), budgets=budgets
+    )
+    again = leaderboard.leaderboard(
+      leaderboard.read(str(path)), budgets=budgets
+    )
   assert all(claim.holds for claim in claims), claims
-  assert again[1] == tables
+  assert again.tables == tables
   rows = tables["ratings: policies in KL balls around the uniform reference"]
   assert {row["first model"] for row in rows} == {"alpha"}
   # The ball of one voter's RLHF, by hand: KL at the budget, DPO alike.
@@ -273,8 +285,8 @@ def test_a_leaderboard_from_a_file(tmp_path):
 def test_the_real_leaderboard(real_data):
   path = real_data / "lmarena_text.csv"
   with jax.enable_x64(True):
-    claims, tables, curves = real_preferences.ratings_section(
-      str(path), (0.1, 1.0)
+    claims, curves, tables = leaderboard.leaderboard(
+      leaderboard.read(str(path)), budgets=(0.1, 1.0)
     )
   assert all(claim.holds for claim in claims), claims
   leaders = tables["ratings: first fifteen models"]

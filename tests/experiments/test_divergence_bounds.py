@@ -10,15 +10,20 @@ import scipy.optimize
 import scipy.special
 import scipy.stats
 
-from experiments import divergence_bounds
-from jaxalign.divergences import generators
+from experiments import divergence_bounds, plotting
+from experiments.stages.divergence_bounds import (
+  alignment,
+  conjugates,
+  critics,
+  gaussian_pair,
+  lower_bounds,
+  modes,
+  registry,
+  rounding,
+  transport,
+)
+from jaxalign.divergences import categorical, generators
 from tests.experiments import conventions
-
-GRID = divergence_bounds._GRID
-
-
-def failed(claims):
-  return {claim.name for claim in claims if not claim.holds}
 
 
 def test_claims_reproduce():
@@ -38,7 +43,7 @@ def test_another_seed_gives_other_draws():
 
 
 def test_every_generator_is_shown():
-  curves = divergence_bounds._generators()[1]
+  curves = conjugates.conjugates().curves
   for name in generators.NAMES:
     assert np.all(np.isfinite(curves[f"f/{name}"])), name
     assert np.all(np.isfinite(curves[f"f_prime/{name}"])), name
@@ -61,9 +66,7 @@ def test_closed_forms_by_adaptive_quadrature():
     "hockey_stick": lambda u: np.maximum(u - 1.5, 0),
   }
   by_ratio["donsker_varadhan"] = by_ratio["kl"]
-  values = divergence_bounds.closed_forms(
-    *map(jnp.asarray, divergence_bounds._log_densities(GRID))
-  )
+  values = gaussian_pair.closed_forms(gaussian_pair.LOG_P, gaussian_pair.LOG_Q)
   assert set(values) == set(by_ratio)
   # Where p/q crosses a kink of f: a quadratic equation in x.
   curvature = (1 / 1.3**2 - 1 / 0.8**2) / 2
@@ -86,38 +89,27 @@ def test_closed_forms_by_adaptive_quadrature():
     )
 
 
-@pytest.mark.parametrize(
-  "name", ["donsker_varadhan", *divergence_bounds.bounded()]
-)
+@pytest.mark.parametrize("name", ["donsker_varadhan", *gaussian_pair.bounded()])
 def test_exact_bounds_are_means_of_the_sampled_ones(name):
   x = jnp.linspace(-2, 2, 7)
   params = jnp.array([0.3, -0.2, -0.4])
   uniform = jnp.full(7, 1 / 7)
-  value, spread = divergence_bounds.population(
-    name, params, x, uniform, uniform
-  )
-  v = divergence_bounds.quadratic(params, x)
-  np.testing.assert_allclose(
-    value, divergence_bounds.bound(name, v, v), atol=1e-12
-  )
+  value, spread = critics.population(name, params, x, uniform, uniform)
+  v = critics.quadratic(params, x)
+  np.testing.assert_allclose(value, critics.bound(name, v, v), atol=1e-12)
   assert 0 < spread < 10
   # Outcomes that the laws lack do not count.
   padded = jnp.append(uniform, 0)
-  again = divergence_bounds.population(
-    name, params, jnp.append(x, 0.5), padded, padded
-  )
+  again = critics.population(name, params, jnp.append(x, 0.5), padded, padded)
   np.testing.assert_allclose(again, (value, spread), atol=1e-12)
 
 
 def test_critics_know_the_optimum():
   """log(p/q) is quadratic, and through g the optimum of the tight bounds."""
-  log_p, log_q = divergence_bounds._log_densities(GRID)
-  step = GRID[1] - GRID[0]
-  p, q = jnp.asarray(np.exp(log_p) * step), jnp.asarray(np.exp(log_q) * step)
-  log_ratio = np.polyfit(GRID, log_p - log_q, 2)[::-1]
-  closed = divergence_bounds.closed_forms(
-    jnp.asarray(log_p), jnp.asarray(log_q)
-  )
+  grid, log_p = gaussian_pair.GRID, gaussian_pair.LOG_P
+  log_q = gaussian_pair.LOG_Q
+  log_ratio = np.polyfit(grid, log_p - log_q, 2)[::-1]
+  closed = gaussian_pair.closed_forms(log_p, log_q)
   # In the activations of the table: v = 1 + log u, log u, and halves of it.
   optimum = {
     "donsker_varadhan": log_ratio,
@@ -127,11 +119,9 @@ def test_critics_know_the_optimum():
     "squared_hellinger": log_ratio / 2,
     "alpha": 0.6 * log_ratio,
   }
-  assert set(optimum) == {*divergence_bounds.TIGHT, *divergence_bounds.HEAVY}
+  assert set(optimum) == {*lower_bounds.TIGHT, *lower_bounds.HEAVY}
   for name, params in optimum.items():
-    value, _ = divergence_bounds.population(
-      name, jnp.asarray(params), jnp.asarray(GRID), p, q
-    )
+    value, _ = critics.population(name, params, grid, *gaussian_pair.masses())
     # The grid ends where reverse KL's integrand is still 1e-8 of its peak.
     np.testing.assert_allclose(value, closed[name], rtol=1e-9, err_msg=name)
 
@@ -143,7 +133,7 @@ def test_numbers_of_the_fits():
     (0.6, (-1.926, 0.857)),
     (1.2, (-0.284, 2.106)),
   ):
-    found = divergence_bounds.search(alpha)
+    found = modes.search(alpha)
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-4)
 
     # The optimum is stationary: E s = 0 and alpha / sd^2 = -E s', with s the
@@ -174,20 +164,20 @@ def test_numbers_of_the_fits():
 
 def test_plain_forms_are_the_divergences():
   p, q = np.random.default_rng(0).normal(size=(2, 3, 6))
-  plain = divergence_bounds.plain_forms(
+  plain = rounding.plain_forms(
     np,
     scipy.special.log_softmax(p, -1),
     scipy.special.log_softmax(q, -1),
     lambda x: scipy.special.logsumexp(x, -1),
   )
-  assert set(plain) == set(divergence_bounds.OURS)
-  assert set(divergence_bounds.CANCELLING) < set(plain)
-  for name, fn in divergence_bounds.OURS.items():
+  assert set(plain) == set(rounding.OURS)
+  assert set(rounding.CANCELLING) < set(plain)
+  for name, fn in rounding.OURS.items():
     np.testing.assert_allclose(fn(jnp.array(p), jnp.array(q)), plain[name])
 
 
 def test_single_precision_is_single(key):
-  arrays = divergence_bounds.in_float32(
+  arrays = rounding.in_float32(
     key, jnp.array([0.1], jnp.float32), rows=2, outcomes=5
   )
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(arrays))
@@ -217,14 +207,14 @@ def test_unusable_flags_exit_2_and_write_nothing(
 
 # --- claims fail where what they check is broken -----------------------------
 
-SMOKE = divergence_bounds.Config.from_preset("smoke")
+CRITICS = {"num_seeds": 2, "draws": 10_000, "fresh": 200_000, "steps": 250}
 
 
-def spoil(monkeypatch, name, change):
+def spoil(monkeypatch, owner, name, change):
   """Replaces a program by itself followed by a change of its result."""
-  right = getattr(divergence_bounds, name)
+  right = getattr(owner, name)
   monkeypatch.setattr(
-    divergence_bounds, name, lambda *a, **options: change(right(*a, **options))
+    owner, name, lambda *a, **options: change(right(*a, **options))
   )
 
 
@@ -250,69 +240,88 @@ def test_bounds_too_low_or_too_high_fail(monkeypatch, key, factor, names):
       for name, value in found.items()
     }
 
-  spoil(monkeypatch, "train_critics", scale)
-  assert failed(divergence_bounds._bounds(SMOKE, key)[0]) == names
+  spoil(monkeypatch, critics, "train_critics", scale)
+  claims = lower_bounds.lower_bounds(key, **CRITICS).claims
+  assert conventions.failed(claims) == names
 
 
-def test_a_biased_or_unsolved_transport_fails(monkeypatch, key):
-  def biased(found):
-    path = {
-      cost: result._replace(value=result.value + 0.1)
-      for cost, result in found["path"].items()
-    }
-    return found | {"path": path}
+def test_a_bound_without_a_value_fails(monkeypatch, key):
+  name = "jensen_shannon"  # neither the first nor the last
 
-  def unsolved(found):
-    path = {
-      cost: result._replace(converged=jnp.zeros_like(result.converged))
-      for cost, result in found["path"].items()
-    }
-    return found | {"path": path}
+  def lose(found):
+    return found | {name: jax.tree.map(lambda x: x * np.nan, found[name])}
 
-  for change in (biased, unsolved):
-    with monkeypatch.context() as patch:
-      spoil(patch, "transport_of_clouds", change)
-      claims = divergence_bounds._transport(SMOKE, key)[0]
-      assert failed(claims) == {claim.name for claim in claims}
+  spoil(monkeypatch, critics, "train_critics", lose)
+  assert conventions.failed(
+    lower_bounds.lower_bounds(key, **CRITICS).claims
+  ) == {
+    "bounds_below_closed_forms",
+    "fresh_bounds_below_closed_forms",
+    "critics_that_contain_the_optimum",
+  }
+
+
+def _biased(found):
+  path = {
+    cost: result._replace(value=result.value + 0.1)
+    for cost, result in found["path"].items()
+  }
+  return found | {"path": path}
+
+
+def _unsolved(found):
+  path = {
+    cost: result._replace(converged=jnp.zeros_like(result.converged))
+    for cost, result in found["path"].items()
+  }
+  return found | {"path": path}
+
+
+@pytest.mark.parametrize("change", [_biased, _unsolved])
+def test_a_biased_or_unsolved_transport_fails(monkeypatch, key, change):
+  spoil(monkeypatch, transport, "transport_of_clouds", change)
+  found = transport.transport(key, points=24)
+  assert conventions.failed(found.claims) == {
+    claim.name for claim in found.claims
+  }
+  # And the failure can be shown.
+  figure, (axes,) = plotting.figure()
+  transport.draw(axes, found.curves)
+  figure.draw_without_rendering()
 
 
 def test_a_divergence_that_sees_scales_fails(monkeypatch, key):
-  spoil(monkeypatch, "three_modalities", lambda x: (x[0], 1.01 * x[1], x[2]))
-  claims = divergence_bounds._clouds(SMOKE, key)[0]
-  assert failed(claims) == {"cauchy_schwarz_scale"}
+  spoil(
+    monkeypatch,
+    alignment,
+    "three_modalities",
+    lambda x: (x[0], 1.01 * x[1], x[2]),
+  )
+  claims = alignment.alignment(key, points=24).claims
+  assert conventions.failed(claims) == {"cauchy_schwarz_scale"}
 
 
-def broken(monkeypatch, owner, name, value, *programs):
-  """Patches what programs call, and forgets what they compiled before."""
-  monkeypatch.setattr(owner, name, value)
+@pytest.fixture
+def fresh_programs():
+  """Forgets compiled programs, which would not see a patch or outlive it."""
+  programs = (
+    conjugates.evaluate_generators,
+    gaussian_pair.closed_forms,
+    critics.train_critics,
+    modes.fit_gaussians,
+    rounding.in_float32,
+  )
+  for program in programs:
+    program.clear_cache()
+  yield
   for program in programs:
     program.clear_cache()
 
 
-@pytest.fixture
-def forget():
-  """Forgets programs that were compiled with a patch."""
-  yield
-  for program in (
-    divergence_bounds.evaluate_generators,
-    divergence_bounds.closed_forms,
-    divergence_bounds.train_critics,
-    divergence_bounds.fit_gaussians,
-    divergence_bounds.in_float32,
-  ):
-    program.clear_cache()
-
-
-def test_a_wrong_direction_fails(monkeypatch, forget):
-  kl = divergence_bounds.categorical.kl
-  broken(
-    monkeypatch,
-    divergence_bounds.categorical,
-    "kl",
-    lambda p, q: kl(q, p),
-    divergence_bounds.fit_gaussians,
-  )
-  assert failed(divergence_bounds._modes()[0]) >= {
+def test_a_wrong_direction_fails(monkeypatch, fresh_programs):
+  kl = categorical.kl
+  monkeypatch.setattr(categorical, "kl", lambda p, q: kl(q, p))
+  assert conventions.failed(modes.modes().claims) >= {
     "reverse_kl_mean",
     "reverse_kl_sd",
     "forward_kl_mean",
@@ -320,39 +329,28 @@ def test_a_wrong_direction_fails(monkeypatch, forget):
   }
 
 
-def test_a_plain_form_in_the_library_fails(monkeypatch, key, forget):
+def test_a_plain_form_in_the_library_fails(monkeypatch, key, fresh_programs):
   def plain(p, q):
     a, b = jax.nn.log_softmax(p), jax.nn.log_softmax(q)
     return jnp.sum(jnp.exp(a) * (a - b), -1)
 
-  monkeypatch.setattr(divergence_bounds, "CANCELLING", ("kl",))
-  broken(
-    monkeypatch,
-    divergence_bounds,
-    "OURS",
-    {"kl": plain},
-    divergence_bounds.in_float32,
-  )
-  claims = divergence_bounds._rounding(SMOKE, key)[0]
-  assert failed(claims) == {"float32_ours"}
+  monkeypatch.setattr(rounding, "CANCELLING", ("kl",))
+  monkeypatch.setattr(rounding, "OURS", {"kl": plain})
+  claims = rounding.rounding(key, rows=16, outcomes=1000).claims
+  assert conventions.failed(claims) == {"float32_ours"}
 
 
-def test_a_wrong_conjugate_fails(monkeypatch, key, forget):
+def test_a_wrong_conjugate_fails(monkeypatch, key, fresh_programs):
   right = generators.f_divergence("kl")
   # Touches e^(t-1) at 1 and is below it nearly everywhere else.
   wrong = right._replace(conjugate=lambda t: t + (t - 1) ** 2 / 10)
-  names = (divergence_bounds.DV, divergence_bounds.NWJ)
-  monkeypatch.setattr(divergence_bounds, "TIGHT", names)
-  broken(
-    monkeypatch,
-    divergence_bounds,
-    "registry",
-    lambda: {"kl": wrong},
-    divergence_bounds.evaluate_generators,
-    divergence_bounds.closed_forms,
-    divergence_bounds.train_critics,
-  )
-  assert failed(divergence_bounds._generators()[0]) == {"fenchel_equality"}
-  config = divergence_bounds.Config.from_preset("smoke", fresh=500, steps=100)
-  claims = divergence_bounds._bounds(config, key)[0]
-  assert "bounds_below_closed_forms" in failed(claims)
+  names = (gaussian_pair.DV, gaussian_pair.NWJ)
+  monkeypatch.setattr(lower_bounds, "TIGHT", names)
+  monkeypatch.setattr(registry, "registry", lambda: {"kl": wrong})
+  assert conventions.failed(conjugates.conjugates().claims) == {
+    "fenchel_equality"
+  }
+  claims = lower_bounds.lower_bounds(
+    key, num_seeds=2, draws=10_000, fresh=500, steps=100
+  ).claims
+  assert "bounds_below_closed_forms" in conventions.failed(claims)

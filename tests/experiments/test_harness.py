@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -30,6 +31,47 @@ def test_claims_hold_by_their_relation():
   assert not claim(measured=math.inf).holds
   with pytest.raises(ValueError, match="unknown relation '<'"):
     claim(relation="<")
+
+
+def test_one_nan_among_many_numbers_fails_a_claim():
+  good, bad = np.array([0.1, -0.3]), np.array([0.1, math.nan])
+  make = (
+    lambda x: harness.all_agree("c", "s", x, tolerance=0.4),
+    lambda x: harness.none_exceeds("c", "s", x, tolerance=0.0),
+  )
+  agree, exceed = (f([good, 0.0]) for f in make)
+  assert agree.holds and agree.measured == 0.3
+  assert not exceed.holds and exceed.measured == 0.1
+  assert harness.none_exceeds("c", "s", [-good[:1]], tolerance=0.0).holds
+  for f in make:
+    for values in ([good, bad], [bad, good], [0.0, math.nan]):
+      assert not f(values).holds and math.isnan(f(values).measured)
+
+
+def test_bounds_of_fields():
+  @dataclasses.dataclass(frozen=True)
+  class Config(harness.Config):
+    sizes: tuple[int, ...] = harness.field((2, 3), least=2, most=9, help="x")
+
+  assert Config(sizes=(2, 9)).sizes == (2, 9)
+  for sizes, message in (
+    ((2, 1), "sizes must be at least 2, was 1"),
+    ((10,), "sizes must be at most 9, was 10"),
+    ((math.nan,), "sizes must be at least 2"),
+    ((), "sizes needs at least one number"),
+  ):
+    with pytest.raises(ValueError, match=re.escape(message)):
+      Config(sizes=sizes)
+
+
+def test_parts_are_collected_in_order():
+  parts = [
+    harness.Part([claim(name=x)], {x: np.ones(1)}, {x: [{"a": 1}]})
+    for x in "ab"
+  ]
+  results = harness.collect("toy", "none", parts)
+  assert [c.name for c in results.claims] == ["a", "b"]
+  assert list(results.curves) == list(results.tables) == ["a", "b"]
 
 
 def test_presets_are_defaults_and_explicit_values_win():

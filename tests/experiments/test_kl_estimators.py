@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from experiments import harness, kl_estimators
+from experiments import kl_estimators
+from experiments.stages.kl_estimators import (
+  enumeration,
+  gaussians,
+  sequence_estimates,
+  uses,
+)
 from jaxalign.divergences import categorical
+from jaxalign.divergences import kl_estimators as estimators
 from jaxalign.exact import sequences
 from tests.experiments import conventions
-
-
-def claims_of(results) -> dict[str, harness.Claim]:
-  return {claim.name: claim for claim in results.claims}
 
 
 def test_claims_reproduce():
@@ -38,7 +41,7 @@ def test_the_table_of_the_blog_post():
   # Half a unit of the last digit printed.
   half = {"sd k1": 0.05, "sd k2": 5e-4, "sd k3": 5e-4, "bias k2": 5e-5}
   for d, row in printed.items():
-    theory = kl_estimators.closed_forms(d)
+    theory = gaussians.closed_forms(d)
     assert theory["bias k1"] == theory["bias k3"] == 0
     for name, number in row.items():
       assert abs(theory[name] - number) <= half[name], (d, name)
@@ -47,8 +50,8 @@ def test_the_table_of_the_blog_post():
 @pytest.mark.parametrize("d", [0.1, 1.0, 1.5])
 def test_standard_errors_are_those_of_theory(d):
   count, kl = 1000, d**2 / 2
-  errors = kl_estimators.standard_errors(d, count)
-  theory = kl_estimators.closed_forms(d)
+  errors = gaussians.standard_errors(d, count)
+  theory = gaussians.closed_forms(d)
   # k1 is Gaussian: its sample standard deviation has error sd / sqrt(2 n).
   np.testing.assert_allclose(errors["sd k1"], 2 / d / (2 * count) ** 0.5)
   np.testing.assert_allclose(errors["bias k1"], theory["sd k1"] / count**0.5)
@@ -70,7 +73,7 @@ def test_standard_errors_are_those_of_theory(d):
 
 def test_simulation_is_at_the_samples_of_the_policy(key):
   keys, shifts = jax.random.split(key, 2), jnp.array([0.5, 1.0])
-  found = kl_estimators.simulate(keys, shifts, draws=1000)
+  found = gaussians.simulate(keys, shifts, draws=1000)
   assert found.shape == (2, 2, 2, 3)
   x = np.asarray(jax.random.normal(keys[1], (1000,)))
   log_ratio = scipy.stats.norm.logpdf(x) - scipy.stats.norm.logpdf(x, 1.0)
@@ -105,8 +108,8 @@ def test_what_the_token_surrogates_lack(key):
     return (
       jax.grad(by_prefix)(policy, token_kl),
       jax.grad(lambda x: by_prefix(x, categorical.kl(x, ref)))(policy),
-      kl_estimators.prefix_score(policy, ref, ids),
-      jax.grad(kl_estimators.sequence_kl)(policy, ref, ids),
+      enumeration.prefix_score(policy, ref, ids),
+      jax.grad(enumeration.sequence_kl)(policy, ref, ids),
     )
 
   left_out, whole, prefix_score, exact = gradients(policy, ref)
@@ -117,7 +120,7 @@ def test_what_the_token_surrogates_lack(key):
 
 @pytest.mark.parametrize("size", [6, 7, 50, 101, 1000])
 def test_interval_of_the_median_covers(size):
-  low, high = kl_estimators.median_interval(np.arange(size)[::-1])
+  low, high = sequence_estimates.median_interval(np.arange(size)[::-1])
   below = scipy.stats.binom(size, 0.5)
   coverage = below.cdf(high) - below.cdf(low)
   assert 0.94 < coverage < 0.99
@@ -152,10 +155,10 @@ def test_unusable_flags_exit_2_and_write_nothing(
 def fresh_programs():
   """Forgets compiled programs, which would not see a patch or outlive it."""
   programs = (
-    kl_estimators.samples,
-    kl_estimators.simulate,
-    kl_estimators.gradients_by_use,
-    kl_estimators.enumerate_tables,
+    gaussians.samples,
+    gaussians.simulate,
+    uses.gradients_by_use,
+    enumeration.enumerate_tables,
   )
   for program in programs:
     program.clear_cache()
@@ -164,33 +167,37 @@ def fresh_programs():
     program.clear_cache()
 
 
-def failed(claims):
-  return {claim.name for claim in claims if not claim.holds}
-
-
-def test_a_wrong_estimator_fails(monkeypatch, fresh_programs):
-  right = kl_estimators.estimators.kl_estimate
+def test_a_wrong_estimator_fails(monkeypatch, key, fresh_programs):
+  right = estimators.kl_estimate
 
   def wrong(log_ratio, *, kind):
     sign = -1 if kind == "k3" else 1  # e^lr - 1 - lr: for the other direction
     return right(sign * log_ratio, kind=kind)
 
-  monkeypatch.setattr(kl_estimators.estimators, "kl_estimate", wrong)
-  config = kl_estimators.Config.from_preset("smoke", draws=20_000)
-  keys = jax.random.split(config.key(), 2)
-  claims = kl_estimators._gaussians(config, keys[0])[0]
-  assert failed(claims) >= {"k1_k3_unbiased", "bias_k2_at_d1", "sd_k3_at_d1"}
-  claims = kl_estimators._categoricals(config, keys[1])[0]
-  assert failed(claims) >= {"k3_as_loss", "k3_in_reward", "ratio_weighted"}
-  assert "k2_as_loss" not in failed(claims)
+  monkeypatch.setattr(estimators, "kl_estimate", wrong)
+  draw_key, pair_key = jax.random.split(key)
+  claims = gaussians.gaussians(draw_key, num_seeds=2, draws=20_000).claims
+  assert conventions.failed(claims) >= {
+    "k1_k3_unbiased",
+    "bias_k2_at_d1",
+    "sd_k3_at_d1",
+  }
+  claims = uses.uses(pair_key, categoricals=20, outcomes=8).claims
+  assert conventions.failed(claims) >= {
+    "k3_as_loss",
+    "k3_in_reward",
+    "ratio_weighted",
+  }
+  assert "k2_as_loss" not in conventions.failed(claims)
 
 
-def test_a_truncated_surrogate_fails(monkeypatch, fresh_programs):
+def test_a_truncated_surrogate_fails(monkeypatch, key, fresh_programs):
   def truncated(policy_logits, ref_logits, ids):
     value = categorical.kl(policy_logits, ref_logits).sum(-1)
-    return kl_estimators.estimators.RBResult(value, value)
+    return estimators.RBResult(value, value)
 
-  monkeypatch.setattr(kl_estimators.estimators, "rao_blackwell_kl", truncated)
-  config = kl_estimators.Config.from_preset("smoke", tables=10)
-  claims = kl_estimators._sequences(config, config.key())[0]
-  assert failed(claims) == {"exact_surrogates"}
+  monkeypatch.setattr(estimators, "rao_blackwell_kl", truncated)
+  found = sequence_estimates.sequence_estimates(
+    key, tables=10, vocab=3, length=3
+  )
+  assert conventions.failed(found.claims) == {"exact_surrogates"}

@@ -4,12 +4,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import harness, nash
+from experiments import nash
+from experiments.stages.nash import (
+  algorithms,
+  linearisation,
+  multiplicative_weights,
+  runs,
+  stability,
+  worlds,
+)
+from jaxalign.social_choice import nash as dynamics
+from jaxalign.social_choice import nash_losses
 from tests.experiments import conventions
-
-
-def failed(claims: list[harness.Claim]) -> set[str]:
-  return {claim.name for claim in claims if not claim.holds}
 
 
 def test_claims_reproduce():
@@ -26,23 +32,26 @@ def test_another_seed_gives_other_games():
 def world(config, index):
   """One game of a configuration and its solution, in NumPy."""
   keys = jax.random.split(config.key(), config.num_seeds)
-  game = nash.make_games(
+  game = worlds.make_games(
     keys,
     np.float64(config.win_prob),
     np.float64(config.scale),
     actions=config.actions,
   )
   game = jax.tree.map(np.asarray, game)
-  solution = nash.solve(game, config)
-  return (
-    nash.Game(*(x[index] for x in game)),
-    nash.Solution(*(x[index] for x in solution)),
+  solution = worlds.solve(game, tau=config.tau, shares=config.shares)
+  return jax.tree.map(lambda x: x[index], (game, solution))
+
+
+def factors_of(config, game, solution):
+  return linearisation.factors(
+    game, solution, tau=config.tau, decay=config.decay
   )
 
 
 def test_factors_on_the_symmetric_cycle_are_the_closed_forms():
   config = nash.Config.from_preset("smoke", decay=0.7)
-  game, solution = world(config, nash.CYCLE)
+  game, solution = world(config, worlds.CYCLE)
   tau, omega = config.tau, (config.win_prob - 0.5) / 3**0.5
   np.testing.assert_allclose(solution.star[:3], np.log(1 / 3))
   threshold = 2 * tau / (tau**2 + omega**2)
@@ -73,8 +82,9 @@ def test_factors_on_the_symmetric_cycle_are_the_closed_forms():
     *ipo(b),
     *ipo(b),
   ]
-  factors, constant = nash.theory(game, solution, config)
+  factors = factors_of(config, game, solution)
   np.testing.assert_allclose(factors, np.abs(expected) ** 2, rtol=1e-12)
+  constant = linearisation.decreasing_constant(game, solution, tau=tau)
   # The reference is the equilibrium: there is nothing to be biased by.
   assert abs(constant) < 1e-25
 
@@ -106,10 +116,10 @@ def test_factors_are_those_of_the_derivatives_of_the_steps():
 
   @jax.jit
   def derivatives(game, solution):
-    table = nash.algorithms(game, solution, config.tau, config.decay)
+    table = algorithms.algorithms(game, solution, config.tau, config.decay)
     return [x for algorithm in table for x in derivative(algorithm)]
 
-  factors, _ = nash.theory(game, solution, config)
+  factors = factors_of(config, game, solution)
   (decreasing,) = np.nonzero(np.isnan(factors))
   assert decreasing == len(config.shares)
   found = [
@@ -151,23 +161,26 @@ def test_actions_that_a_cycle_lacks_stay_out_of_it():
 def test_fits_recover_what_made_the_curve():
   t = np.arange(1, 10_001)
   kl = 3e-3 * 0.97**t
-  np.testing.assert_allclose(nash.fitted_factor(kl, nash.DECAY), 0.97)
+  np.testing.assert_allclose(runs.fitted_factor(kl, runs.DECAY), 0.97)
   np.testing.assert_allclose(
-    nash.fitted_factor(1e-16 / 0.97**t, nash.GROWTH), 1 / 0.97
+    runs.fitted_factor(1e-16 / 0.97**t, runs.GROWTH), 1 / 0.97
   )
   # A curve that never enters the window has no rate.
-  assert np.isnan(nash.fitted_factor(np.ones(100), nash.DECAY))
-  np.testing.assert_allclose(nash.fitted_exponent(5 * t**-2.5, t), -2.5)
+  assert np.isnan(runs.fitted_factor(np.ones(100), runs.DECAY))
+  # The first tenth is left out; step 0 has no logarithm.
+  path = np.concatenate([np.full(1000, np.nan), 5 * t[999:] ** -2.5])
+  np.testing.assert_allclose(runs.fitted_exponents(path[None]), [-2.5])
   for exponent in (-2, -1, 0):
     wave = t ** float(exponent) * np.abs(np.sin(t / 100))
     # The peaks are met to within a turn, a fiftieth of the shorter half.
-    assert abs(nash.envelope_exponent(wave) - exponent) < 0.05
+    assert abs(multiplicative_weights.envelope_exponent(wave) - exponent) < 0.05
 
 
 def test_threshold_of_the_literature():
   with jax.enable_x64(True):
-    _, curves, rows = nash._stability()
-  assert abs(curves["stability_threshold"] - 1.31579) < 5e-6
+    found = stability.stability()
+  assert abs(found.curves["stability_threshold"] - 1.31579) < 5e-6
+  (rows,) = found.tables.values()
   factors = {row["eta"]: row["theory"] for row in rows}
   assert factors[1.31] < 1 < factors[1.33]
 
@@ -207,11 +220,11 @@ def test_unusable_flags_exit_2_and_write_nothing(
 
 def test_divergence_is_told_from_slow_convergence():
   names, factors = ["a", "b", "c"], np.array([[0.9, np.nan, 2.0]])
-  nash.check_steps(names, factors, 2, 1000)
+  runs.check_steps(names, factors, 2, 1000)
   with pytest.raises(ValueError, match="steps must be at least 438 for a to"):
-    nash.check_steps(names, factors, 2, 400)
+    runs.check_steps(names, factors, 2, 400)
   with pytest.raises(ValueError, match="c does not converge, .* by 2 a step"):
-    nash.check_steps(names, factors, 0, 1000)
+    runs.check_steps(names, factors, 0, 1000)
 
 
 # --- claims fail where what they check is broken -----------------------------
@@ -221,10 +234,10 @@ def test_divergence_is_told_from_slow_convergence():
 def fresh_programs():
   """Forgets compiled programs, which would not see a patch or outlive it."""
   programs = (
-    nash._equilibria,
-    nash.play,
-    nash.beside_threshold,
-    nash.multiplicative_weights,
+    worlds.solve_strengths,
+    algorithms.play,
+    stability.play,
+    multiplicative_weights.play,
   )
   for program in programs:
     program.clear_cache()
@@ -234,8 +247,8 @@ def fresh_programs():
 
 
 def test_wrong_steps_and_losses_fail(monkeypatch, fresh_programs):
-  nash_md_step = nash.nash.nash_md_step
-  ipo_md_loss = nash.nash_losses.ipo_md_loss
+  nash_md_step = dynamics.nash_md_step
+  ipo_md_loss = nash_losses.ipo_md_loss
 
   def less_preferred(log_pi, log_ref, pref, tau, eta):
     return nash_md_step(log_pi, log_ref, 1 - pref, tau, eta)
@@ -243,15 +256,15 @@ def test_wrong_steps_and_losses_fail(monkeypatch, fresh_programs):
   def half_mixed(log_pi, log_ref, pref, tau, coef):
     return ipo_md_loss(log_pi, log_ref, pref, tau, coef / 2)
 
-  monkeypatch.setattr(nash.nash, "nash_md_step", less_preferred)
-  monkeypatch.setattr(nash.nash_losses, "ipo_md_loss", half_mixed)
+  monkeypatch.setattr(dynamics, "nash_md_step", less_preferred)
+  monkeypatch.setattr(nash_losses, "ipo_md_loss", half_mixed)
   # Does not look ahead.
   monkeypatch.setattr(
-    nash.nash, "extragradient_step", nash.nash.self_play_md_step
+    dynamics, "extragradient_step", dynamics.self_play_md_step
   )
   config = nash.Config.from_preset("smoke")
   claims = nash.run(config, progress=False).claims
-  assert failed(claims) == {
+  assert conventions.failed(claims) == {
     "one_step_inequality",
     "decreasing_steps_bound",
     "decreasing_steps_exponent",
@@ -267,22 +280,25 @@ def test_wrong_steps_and_losses_fail(monkeypatch, fresh_programs):
 
 
 def test_a_wrong_threshold_fails(monkeypatch, fresh_programs):
-  right = nash.nash.self_play_threshold
+  right = dynamics.self_play_threshold
   monkeypatch.setattr(
-    nash.nash, "self_play_threshold", lambda *args: 0.7 * right(*args)
+    dynamics, "self_play_threshold", lambda *args: 0.7 * right(*args)
   )
-  claims, _, _ = nash._stability()
-  assert failed(claims) == {"self_play_threshold"}
-  config = nash.Config.from_preset("smoke")
-  assert "sides_of_the_threshold" in failed(nash._rates(nash.measure(config)))
+  assert conventions.failed(stability.stability().claims) == {
+    "self_play_threshold"
+  }
+  claims = nash.run(nash.Config.from_preset("smoke"), progress=False).claims
+  assert "sides_of_the_threshold" in conventions.failed(claims)
 
 
 def test_regularised_weights_approach(monkeypatch, fresh_programs):
-  right = nash.nash.self_play_md_step
+  right = dynamics.self_play_md_step
 
   def regularised(log_pi, log_ref, pref, tau, eta):
     return right(log_pi, log_ref, pref, tau + 0.1, eta)
 
-  monkeypatch.setattr(nash.nash, "self_play_md_step", regularised)
-  claims, _, _ = nash._unregularised(nash.Config.from_preset("smoke"))
-  assert "multiplicative_weights_never_approach" in failed(claims)
+  monkeypatch.setattr(dynamics, "self_play_md_step", regularised)
+  part = multiplicative_weights.multiplicative_weights(win_prob=0.8)
+  assert "multiplicative_weights_never_approach" in conventions.failed(
+    part.claims
+  )

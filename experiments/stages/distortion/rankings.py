@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What voting rules make of complete rankings.
+
+From a file in PrefLib's format, or of a made-up profile with a majority cycle.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import harness
+from experiments.stages.distortion import rules
+from jaxalign import checks, data
+from jaxalign import social_choice as sc
+
+PROFILE = """# ALTERNATIVE NAME 1: ship on Monday
+# ALTERNATIVE NAME 2: ship on Friday
+# ALTERNATIVE NAME 3: test for a week
+# ALTERNATIVE NAME 4: rewrite it
+40: 1,2,3,4
+35: 2,3,1,4
+25: 3,1,4,2
+"""
+
+
+def read(path: str) -> data.Rankings:
+  """Rankings from a file on which every rule is defined.
+
+  Args:
+    path: of a `.soc` file; empty for the profile above.
+
+  Raises:
+    InputError: the file is unusable, or an alternative beats none or all of
+      the others with every voter.
+  """
+  profile = data.read_preflib(path) if path else data.parse_preflib(PROFILE)
+  if len(profile.names) < 2:
+    raise checks.InputError(f"{path}: expected at least two alternatives")
+  win = np.asarray(_win_matrix(profile))
+  try:
+    sc.check_connected(win, np.ones(win.shape))
+  except checks.InputError as error:
+    raise checks.InputError(f"{path}: {error}") from None
+  return profile
+
+
+def _win_matrix(profile: data.Rankings) -> jax.Array:
+  return sc.ranking_win_matrix(
+    jnp.asarray(profile.orders), jnp.asarray(profile.counts, float)
+  )
+
+
+def rankings(profile: data.Rankings) -> harness.Part:
+  """Rules on complete rankings, and how well they do for linear utilities."""
+  orders, counts = jnp.asarray(profile.orders), jnp.asarray(profile.counts)
+  win = _win_matrix(profile)
+  weights = counts / jnp.sum(counts)
+  utility = sc.average_utility(weights, sc.linear_utilities(orders))
+  borda, scores, claims = rules.bradley_terry("rankings", win)
+  lottery = rules.lottery(win)
+  claims.append(rules.lottery_claim("rankings", lottery.residual))
+  policy = jnp.exp(lottery.log_policy)
+  wins = jnp.sum(win > 0.5, 1)
+  rows = [
+    {
+      "alternative": profile.names[x],
+      "Borda": float(borda[x]),
+      "Bradley-Terry": float(scores[x]),
+      "maximal lottery": float(policy[x]),
+      "majorities won": int(wins[x]),
+      "average utility": float(utility[x]),
+    }
+    for x in np.argsort(-np.asarray(borda), stable=True)
+  ]
+  best = jnp.max(utility)
+  chosen = {
+    "Borda": utility[jnp.argmax(borda)],
+    "Bradley-Terry": utility[jnp.argmax(scores)],
+    "maximal lottery": policy @ utility,
+    "uniform": jnp.mean(utility),
+  }
+  ratios = [
+    {
+      "rule": rule,
+      "average utility": float(value),
+      "best over it": float(best / value),
+    }
+    for rule, value in chosen.items()
+  ]
+  tables = {
+    "rankings: alternatives": rows,
+    "rankings: rules with linear utilities": ratios,
+  }
+  return harness.Part(claims, {"profile/win": np.asarray(win)}, tables)
