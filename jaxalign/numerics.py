@@ -16,7 +16,9 @@ __all__ = (
   "as_float",
   "bisect",
   "exp_diff",
+  "gradient_only",
   "log1mexp",
+  "log_ratio",
   "masked_log_softmax",
   "masked_logsumexp",
   "masked_mean",
@@ -251,6 +253,42 @@ def exp_diff(x: jax.Array, y: jax.Array) -> jax.Array:
   1.000000e-06
   """
   return (jnp.exp(x) + jnp.exp(y)) * jnp.tanh((x - y) / 2)
+
+
+def log_ratio(x: jax.Array, y: jax.Array) -> jax.Array:
+  """`log(x / y)` without cancellation where x is close to y.
+
+  `log1p((x - y) / y)` within half of y, `log x - log y` beyond, which neither
+  overflows nor underflows.
+
+  Args:
+    x: `[...]`, above 0.
+    y: `[...]`, above 0.
+
+  Returns:
+    `[...]`.
+
+  >>> print(f"{log_ratio(jnp.float32(1 + 2**-20), jnp.float32(1.)):.6e}")
+  9.536739e-07
+  """
+  near = jnp.abs(x - y) <= y / 2
+  excess = jnp.where(near, x - y, 0) / y
+  return jnp.where(near, jnp.log1p(excess), jnp.log(x) - jnp.log(y))
+
+
+def gradient_only(x: jax.Array) -> jax.Array:
+  """0 with the gradient of x: what a surrogate adds without being seen.
+
+  Args:
+    x: `[...]`, finite.
+
+  Returns:
+    `[...]`.
+
+  >>> jax.value_and_grad(gradient_only)(2.)
+  (Array(0., dtype=float32...), Array(1., dtype=float32...))
+  """
+  return x - jax.lax.stop_gradient(x)
 
 
 @jax.custom_jvp

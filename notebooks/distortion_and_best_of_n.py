@@ -47,7 +47,7 @@ from jaxalign import inference, social_choice
 # %%
 with jax.enable_x64(True):
   for beta in (5.0, 10.0):
-    instance = social_choice.instance_exponential(beta, log_clone_ref=-600.0)
+    instance = social_choice.instance_exponential(beta)
     bound = social_choice.distortion_bound(beta)
     print(f"beta = {beta:g}: no rule guarantees less than {bound:.2f}")
     for method in ("rlhf", "nlhf"):

@@ -102,6 +102,34 @@ def test_exp_diff_keeps_relative_accuracy():
   )
 
 
+def test_log_ratio_is_exact_to_rounding():
+  y = np.geomspace(1e-300, 1e300, 7)[:, None]
+  for x in (
+    1 + np.geomspace(1e-12, 1e4, 50),
+    1 - np.geomspace(1e-12, 0.99, 50),
+  ):
+    # What rounding leaves of x is known, and so is its logarithm.
+    value = numerics.log_ratio(jnp.array(x * 2.0), jnp.full(x.shape, 2.0))
+    expected = np.log(x.astype(np.longdouble)).astype(float)
+    helpers.assert_close(value, expected, rtol=1e-14, atol=0)
+    scaled = numerics.log_ratio(jnp.array(1e4 * y), jnp.array(y))
+    helpers.assert_close(scaled, np.full_like(y, np.log(1e4)), rtol=1e-12)
+  grads = jax.grad(numerics.log_ratio, (0, 1))(jnp.array(0.3), jnp.array(0.2))
+  helpers.assert_close(grads, (1 / 0.3, -1 / 0.2))
+  pair = np.array([0.2, 0.3])
+  helpers.assert_transforms(numerics.log_ratio, pair, pair[::-1])
+
+
+def test_gradient_only_has_no_value():
+  x = jnp.array([0.3, -2.0])
+  value, gradient = jax.value_and_grad(
+    lambda x: jnp.sum(numerics.gradient_only(x**2))
+  )(x)
+  assert value == 0
+  helpers.assert_close(gradient, 2 * x)
+  helpers.assert_transforms(numerics.gradient_only, x)
+
+
 def test_bisect_root_side_and_gradients():
   targets = jnp.array([0.2, 3.0, 40.0])
 

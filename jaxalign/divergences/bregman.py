@@ -30,13 +30,6 @@ def _pair(**arrays: jax.Array) -> list[jax.Array]:
   return [numerics.as_float(array) for array in arrays.values()]
 
 
-def _log_ratio(x: jax.Array, y: jax.Array) -> jax.Array:
-  """`log(x/y)` of positive numbers, without cancellation where x is near y."""
-  near = jnp.abs(x - y) <= y / 2
-  excess = jnp.where(near, x - y, 0) / y
-  return jnp.where(near, jnp.log1p(excess), jnp.log(x) - jnp.log(y))
-
-
 def _exp_excess(log_u: jax.Array) -> jax.Array:
   """`u - 1 - log u`: the share of an outcome of Q-mass 1 in KL(Q||P)."""
   term = generators.f_divergence("reverse_kl").term
@@ -126,7 +119,7 @@ def generalized_kl(x: jax.Array, y: jax.Array) -> jax.Array:
   x, y = _pair(x=x, y=y)
   both = (x > 0) & (y > 0)
   a, b = jnp.where(both, x, 1), jnp.where(both, y, 1)
-  log_u = _log_ratio(a, b)
+  log_u = numerics.log_ratio(a, b)
   # Far from equality y/x may overflow where the divergence does not.
   near = a * _exp_excess(-jnp.clip(log_u, -1, 1))
   terms = jnp.where(jnp.abs(log_u) < 1, near, (b - a) + a * log_u)
@@ -156,7 +149,7 @@ def itakura_saito(x: jax.Array, y: jax.Array) -> jax.Array:
   """
   x, y = _pair(x=x, y=y)
   both = (x > 0) & (y > 0)
-  log_u = _log_ratio(jnp.where(both, x, 1), jnp.where(both, y, 1))
+  log_u = numerics.log_ratio(jnp.where(both, x, 1), jnp.where(both, y, 1))
   alone = jnp.where((x > 0) | (y > 0), jnp.inf, 0)
   return jnp.sum(jnp.where(both, _exp_excess(log_u), alone), -1)
 

@@ -6,7 +6,8 @@ them itself, reduces that axis only and returns nats. Outcomes where `where` is
 false are removed from both arguments before normalising. Outcomes of
 probability 0 (logit -inf) are mathematics: `p = q = 0` contributes 0,
 `p = 0 < q` contributes `q f(0)` and `q = 0 < p` contributes `p f'(inf)`, which
-may be +inf; gradients at such logits are 0.
+may be +inf; gradients at such logits are 0. One argument alone without any
+outcome is no distribution, and a divergence from it has no meaning.
 """
 
 import functools

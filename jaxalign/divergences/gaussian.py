@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.scipy import linalg
 
 from jaxalign import checks, numerics
-from jaxalign.divergences.bregman import _log_ratio, itakura_saito
+from jaxalign.divergences.bregman import itakura_saito
 
 __all__ = (
   "gaussian_cauchy_schwarz_diag",
@@ -198,7 +198,7 @@ def gaussian_renyi_diag(
   growth = beta * ((s1 - s2) / s2) * ((s1 + s2) / s2)
   finite = growth > -1
   growth = jnp.where(finite, growth, 0)
-  spread = jnp.log1p(growth) / (2 * beta) - _log_ratio(s1, s2)
+  spread = jnp.log1p(growth) / (2 * beta) - numerics.log_ratio(s1, s2)
   shift = alpha / 2 * ((m1 - m2) / s2) ** 2 / (1 + growth)
   return jnp.sum(jnp.where(finite, spread + shift, jnp.inf), -1)
 
@@ -271,7 +271,7 @@ def gaussian_renyi_full(
   chol = jnp.linalg.cholesky(jnp.eye(d.shape[-1], dtype=d.dtype) + beta * y)
   shift = jnp.sum(_whiten(chol, _whiten(l2, d)) ** 2, -1)
   spread = _log_det_growth(y, beta) / 2 - jnp.sum(
-    _log_ratio(_diagonal(l1), _diagonal(l2)), -1
+    numerics.log_ratio(_diagonal(l1), _diagonal(l2)), -1
   )
   return jnp.where(finite, spread + alpha / 2 * shift, jnp.inf)
 

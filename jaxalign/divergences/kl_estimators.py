@@ -37,11 +37,6 @@ KINDS = ("k1", "k2", "k3")
 Mask = jax.Array | None
 
 
-def _gradient_of(x: jax.Array) -> jax.Array:
-  """0 with the gradient of x, which must be finite."""
-  return x - jax.lax.stop_gradient(x)
-
-
 def _keep(x: jax.Array, where: Mask) -> jax.Array:
   """The type that losses compute in, and 0 for what is not kept."""
   x = numerics.as_float(x)
@@ -189,7 +184,7 @@ def _score_term(logp: jax.Array, weights: jax.Array) -> jax.Array:
   """0 with the gradient of `sum_t weights_t log pi_t`, weights held fixed."""
   weights = jax.lax.stop_gradient(weights)
   fixed = jnp.where(jnp.isinf(weights), 0, weights)
-  return jnp.sum(fixed * _gradient_of(logp), -1)
+  return jnp.sum(fixed * numerics.gradient_only(logp), -1)
 
 
 def _to_go(x: jax.Array) -> jax.Array:

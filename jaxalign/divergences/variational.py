@@ -82,11 +82,6 @@ def _log_mean_exp_q(critics: _Critics) -> jax.Array:
   return total - jnp.log(count.astype(total.dtype))
 
 
-def _gradient_of(x: jax.Array) -> jax.Array:
-  """0 with the gradient of x, which must be finite."""
-  return x - jax.lax.stop_gradient(x)
-
-
 def variational_bound(
   div: generators.FDivergence,
   critic_p: jax.Array,
@@ -273,7 +268,7 @@ def donsker_varadhan_ema(
   mixed = jax.lax.stop_gradient(mixed)
   # mean e^T / ema' is at most 1/(1 - decay): nothing overflows here.
   share = jnp.exp(log_mean - jnp.where(mixed > -jnp.inf, mixed, 0))
-  moving = jax.lax.stop_gradient(log_mean) + _gradient_of(share)
+  moving = jax.lax.stop_gradient(log_mean) + numerics.gradient_only(share)
   mean_p = numerics.masked_mean(critics.p, critics.keep_p, -1)
   return MovingBound(_or_zero(critics, mean_p - moving), mixed)
 

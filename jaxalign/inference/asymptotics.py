@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import checks, numerics
-from jaxalign.divergences import categorical
+from jaxalign.divergences import categorical, kl_ball
 from jaxalign.inference import _order, best_of_n
 
 __all__ = (
@@ -65,32 +65,10 @@ def kl_constrained_policy(
   """
   checks.check_positive(max_kl=max_kl)
   log_p, rewards = _order.base_log_probs(log_p, rewards)
-  max_kl = jnp.asarray(max_kl, log_p.dtype)
-  live = log_p > -jnp.inf
-  best = jnp.max(jnp.where(live, rewards, -jnp.inf), -1, keepdims=True)
-  loss = jnp.where(live, best - rewards, 0)  # at least 0
-  is_best = live & (loss == 0)
-  limit = -numerics.masked_logsumexp(log_p, is_best, -1)
-  inside = max_kl < limit
-
-  # At s = (limit + 800)/gap less than e^-800 of the mass is not the best's;
-  # s Delta/range from KL <= s range.
-  gap = jnp.min(jnp.where(live & (loss > 0), loss, jnp.inf), -1)
-  gap = jnp.where(inside, gap, 1)
-  widest = jnp.where(inside, jnp.max(loss, -1), 1)
-
-  def tilt(log_s):
-    return numerics.masked_log_softmax(log_p - jnp.exp(log_s)[..., None] * loss)
-
-  log_s = numerics.bisect(
-    lambda log_s: categorical.kl(tilt(log_s), log_p) - max_kl,
-    jnp.log(max_kl / widest),
-    jnp.log((limit + 800) / gap),
-  )
-  restricted = numerics.masked_log_softmax(log_p, is_best)
+  best = kl_ball.tilt(log_p, rewards, max_kl)
   return KLConstrained(
-    jnp.where(inside[..., None], tilt(log_s), restricted),
-    jnp.where(inside, jnp.exp(log_s), jnp.inf),
+    best.log_policy(),
+    jnp.where(best.on_face, jnp.inf, best.strength / best.spread),
   )
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import checks, numerics
-from jaxalign.divergences import categorical
+from jaxalign.divergences import categorical, kl_ball
 from jaxalign.social_choice import policies, rules
 
 __all__ = (
@@ -183,7 +183,7 @@ def _follow(margins, log_ref, last, tau):
   eps = float(jnp.finfo(dtype).eps)
   scale = jnp.max(jnp.abs(margins))
   # Strength 0 is the smallest number: its equilibrium is the reference.
-  weakest = jnp.asarray(-policies.log_bracket(dtype), dtype)
+  weakest = jnp.asarray(-kl_ball.log_bracket(dtype), dtype)
   last = jnp.log(jnp.where(last > 0, last, 1)) + jnp.where(last > 0, 0, weakest)
   last = jnp.where(tau > 0, last, weakest)
   first = math.log(_START) - jnp.log(jnp.where(scale > 0, scale, 1))
@@ -306,7 +306,7 @@ def regularized_nash(
     Alignment (2505.23749), section 4.
   """
   log_ref, margins = _game(log_ref, payoff)
-  inv_lam = policies.per_row(
+  inv_lam = kl_ball.per_row(
     "inv_lam", inv_lam, log_ref.shape[:-1], log_ref.dtype
   )
   return NashResult(*_regularized(log_ref, margins, inv_lam))
@@ -529,5 +529,5 @@ def kl_ball_nash(
     Distortion of AI Alignment (2505.23749), section 4.
   """
   log_ref, margins = _game(log_ref, payoff)
-  tau = policies.per_row("tau", tau, log_ref.shape[:-1], log_ref.dtype)
+  tau = kl_ball.per_row("tau", tau, log_ref.shape[:-1], log_ref.dtype)
   return NashResult(*_ball_nash(log_ref, margins, tau))

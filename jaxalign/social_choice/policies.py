@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxalign import checks, numerics
-from jaxalign.divergences import categorical
+from jaxalign.divergences import categorical, kl_ball
 from jaxalign.social_choice import rules
 
 __all__ = (
@@ -27,94 +26,6 @@ __all__ = (
 )
 
 Scalar = float | jax.Array
-
-# Scores closer than this many roundings of the largest are ties.
-_TIE = 16
-
-
-def per_row(
-  name: str, value: Scalar, shape: tuple[int, ...], dtype
-) -> jax.Array:
-  """A number for every row: of the batch shape, or one that serves all."""
-  if not isinstance(value, jax.core.Tracer) and not np.all(
-    np.asarray(value) >= 0
-  ):
-    raise ValueError(f"{name} must be at least 0, was {value}")
-  value = jnp.asarray(value, dtype)
-  if value.ndim and value.shape != shape:
-    raise ValueError(f"{name} must be a scalar or {shape}, was {value.shape}")
-  return jnp.broadcast_to(value, shape)
-
-
-def log_bracket(dtype) -> float:
-  """Size of a logarithm whose exponential is safely finite, both ways."""
-  return 0.9 * float(np.log(jnp.finfo(dtype).max))
-
-
-def num_halvings(dtype) -> int:
-  """Halvings that reduce such a bracket to one rounding."""
-  return int(jnp.finfo(dtype).nmant) + 12
-
-
-class _Tilt(NamedTuple):
-  """`softmax(log_ref + strength * shape)`, or a face of the simplex."""
-
-  log_ref: jax.Array
-  shape: jax.Array  # scores, affinely mapped to [-1, 0].
-  spread: jax.Array  # what one unit of `shape` is in scores.
-  top: jax.Array  # the largest score.
-  strength: jax.Array
-  face: jax.Array  # marks the maximisers.
-  on_face: jax.Array  # whether the ball holds the reference on the face.
-
-  def log_policy(self) -> jax.Array:
-    tilted = self.log_ref + self.strength[..., None] * self.shape
-    return jnp.where(
-      self.on_face[..., None],
-      numerics.masked_log_softmax(self.log_ref, self.face),
-      numerics.masked_log_softmax(tilted),
-    )
-
-
-def _tilt(log_ref: jax.Array, scores: jax.Array, tau: Scalar) -> _Tilt:
-  checks.check_same_shape(log_ref=log_ref, scores=scores)
-  checks.check_float(log_ref=log_ref, scores=scores)
-  dtype = jnp.promote_types(jnp.result_type(log_ref, scores), jnp.float32)
-  log_ref = numerics.masked_log_softmax(jnp.asarray(log_ref, dtype))
-  scores = jnp.asarray(scores, dtype)
-  return _solve_tilt(
-    log_ref, scores, per_row("tau", tau, scores.shape[:-1], dtype)
-  )
-
-
-@jax.jit
-def _solve_tilt(log_ref: jax.Array, scores: jax.Array, tau: jax.Array) -> _Tilt:
-  dtype = scores.dtype
-  live = log_ref > -jnp.inf
-  top = jnp.max(jnp.where(live, scores, -jnp.inf), -1)
-  low = jnp.min(jnp.where(live, scores, jnp.inf), -1)
-  spread = jnp.where(top > low, top - low, 1)
-  below = jnp.where(live, scores - top[..., None], 0)
-  size = jnp.maximum(jnp.abs(top), jnp.abs(low))
-  slack = _TIE * jnp.finfo(dtype).eps * size
-  face = live & (below >= -slack[..., None])
-  on_face = -numerics.masked_logsumexp(log_ref, face, -1) <= tau
-  on_face &= jnp.any(face, -1)  # NaN scores have no maximiser, and stay NaN.
-  # Rows on the face are solved on constants: neither value nor gradient of
-  # theirs depends on the tilt.
-  shape = jnp.where(on_face[..., None], 0, below / spread[..., None])
-  target = jnp.where(on_face, 0, tau)
-
-  def excess(log_strength):
-    tilted = log_ref + jnp.exp(log_strength)[..., None] * shape
-    return categorical.kl(tilted, log_ref) - target
-
-  bracket = jnp.full_like(top, log_bracket(dtype))
-  log_strength = numerics.bisect(
-    excess, -bracket, bracket, num_steps=num_halvings(dtype)
-  )
-  strength = jnp.exp(log_strength)
-  return _Tilt(log_ref, shape, spread, top, strength, face, on_face)
 
 
 def kl_ball_argmax(
@@ -148,7 +59,7 @@ def kl_ball_argmax(
   Reference:
     Asymptotics of Language Model Alignment (2404.01730), section 3.
   """
-  return _tilt(log_ref, scores, tau).log_policy()
+  return kl_ball.tilt(log_ref, scores, tau).log_policy()
 
 
 def kl_ball_value(
@@ -179,8 +90,8 @@ def kl_ball_value(
     Donsker and Varadhan (1975); Distortion of AI Alignment (2505.23749),
     section 2.
   """
-  tilt = _tilt(log_ref, scores, tau)
-  tau = per_row("tau", tau, tilt.top.shape, tilt.top.dtype)
+  tilt = kl_ball.tilt(log_ref, scores, tau)
+  tau = kl_ball.per_row("tau", tau, tilt.top.shape, tilt.top.dtype)
   strength, best = jax.lax.stop_gradient((tilt.strength, tilt.log_policy()))
   live = tilt.log_ref > -jnp.inf
   below = jnp.where(live, scores - tilt.top[..., None], 0)
@@ -238,7 +149,7 @@ def kl_ball_project(
   dtype = jnp.promote_types(jnp.result_type(log_z, log_ref), jnp.float32)
   log_ref = numerics.masked_log_softmax(jnp.asarray(log_ref, dtype))
   log_z = numerics.masked_log_softmax(jnp.asarray(log_z, dtype))
-  tau = per_row("tau", tau, log_z.shape[:-1], dtype)
+  tau = kl_ball.per_row("tau", tau, log_z.shape[:-1], dtype)
   return _solve_projection(log_z, log_ref, tau)
 
 
@@ -264,7 +175,7 @@ def _solve_projection(
     lambda c: distance(c) - target,
     jnp.zeros_like(tau),
     one,
-    num_steps=num_halvings(log_z.dtype),
+    num_steps=kl_ball.num_halvings(log_z.dtype),
   )
   coef = jnp.where(inside, one, coef)
   return numerics.masked_log_softmax(mixture(coef))
@@ -352,6 +263,6 @@ def dpo_policy(
     Direct Preference Optimization (2305.18290), equation 7; Distortion of AI
     Alignment (2505.23749), section 3.
   """
-  tilt = _tilt(log_ref, _rewards(win, pair_weights), tau)
+  tilt = kl_ball.tilt(log_ref, _rewards(win, pair_weights), tau)
   lam = jnp.where(tilt.on_face, 0, tilt.spread / tilt.strength)
   return DPOResult(tilt.log_policy(), lam)
