@@ -6,12 +6,22 @@ hold in float32 is asked for by name. Doctests live in the packages and see the
 defaults that a user sees.
 """
 
+import os
 import pathlib
 
 import jax
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1]
+
+# Most programs of a test run once: compiling them takes longer than running.
+# Without optimisation and with XLA's older emitters of loops it takes half the
+# time. The claims, which the CI runs beside the tests, are compiled as users
+# compile them. A flag that XLA does not know aborts, hence the version.
+jax.config.update("jax_disable_most_optimizations", True)
+if jax.__version_info__ < (0, 11):
+  flags = os.environ.get("XLA_FLAGS", "")
+  os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
