@@ -165,7 +165,8 @@ def _numpy_nash(log_ref, margins, inv_lam):
     policy = weights / weights.sum()
     return values - margins @ policy, policy
 
-  for strength in np.geomspace(0.1, inv_lam, 60):
+  path = [*np.geomspace(0.1, inv_lam, 60), *[inv_lam] * 5]  # then polished
+  for strength in path:
     for _ in range(3):
       residual, policy = error(values, strength)
       covariance = np.diag(policy) - np.outer(policy, policy)

@@ -6,6 +6,7 @@ effect on value or gradient. Zeros are mathematics: 0 log 0 is 0 in value,
 gradient and tangent.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -143,6 +144,20 @@ def masked_logsumexp(
   return jnp.where(jnp.any(live, axis), total, -jnp.inf)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _log_softmax(logits: jax.Array, axis: int) -> jax.Array:
+  return jax.nn.log_softmax(logits, axis)
+
+
+@_log_softmax.defjvp
+def _log_softmax_jvp(axis, primals, tangents):
+  # From the result rather than from what led to it: one array less is kept, and
+  # its exponentials are those that losses need as well.
+  log_probs, (tangent,) = jax.nn.log_softmax(*primals, axis), tangents
+  mean = jnp.sum(jnp.exp(log_probs) * tangent, axis, keepdims=True)
+  return log_probs, tangent - mean
+
+
 def masked_log_softmax(
   logits: jax.Array, mask: jax.Array | None = None, axis: int = -1
 ) -> jax.Array:
@@ -162,10 +177,10 @@ def masked_log_softmax(
   """
   logits = as_float(logits)
   if mask is None:
-    return jax.nn.log_softmax(logits, axis)
+    return _log_softmax(logits, axis)
   some = jnp.any(mask, axis, keepdims=True)
   safe = jnp.where(mask, logits, jnp.where(some, -jnp.inf, 0))
-  return jnp.where(mask, jax.nn.log_softmax(safe, axis), -jnp.inf)
+  return jnp.where(mask, _log_softmax(safe, axis), -jnp.inf)
 
 
 # --- safe elementary forms ---------------------------------------------------

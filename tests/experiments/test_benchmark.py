@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark compares like with like; how fast is not tested."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import benchmark, harness
+from jaxalign import divergences
+from tests import helpers
+
+SMALL = {"rows": 4, "vocab": 64, "turns": 2, "instances": 50, "loop": 2}
+
+
+@pytest.mark.parametrize("name", benchmark.UNSAFE)
+def test_peers_compute_the_same_divergence(name, key):
+  p, q = jax.random.normal(key, (2, 3, 5))
+  div = divergences.f_divergence(name, **benchmark.PARAMETERS.get(name, {}))
+  ours = divergences.categorical_f_divergence(div, p, q)
+  peer = benchmark._unsafe(benchmark.UNSAFE[name])
+  helpers.assert_close(peer(p, q), ours, rtol=1e-12)
+
+
+def test_peers_solve_the_same_games():
+  with jax.enable_x64(True):
+    rows = benchmark._nash_ratios(benchmark.Config(**SMALL), jax.random.key(0))
+  assert {row["peer"] for row in rows} == {"NumPy", "scipy"}
+  # Both stop at roundings of the payoffs, which 1/lam = 100 multiplies.
+  assert all(row["largest difference"] < 1e-10 for row in rows)
+
+
+def test_ratios_are_of_paired_times(monkeypatch):
+  times = iter([3.0, 1.0, 8.0, 4.0, 5.0, 1.0])
+  monkeypatch.setattr(benchmark, "seconds", lambda fn, *args: next(times))
+  ours, ratio = benchmark.paired_ratio(jnp.sin, jnp.cos, (jnp.ones(2),), 3)
+  assert (ours, ratio) == (5.0, 3.0)
+
+
+def test_it_runs_and_judges():
+  config = benchmark.Config.from_preset("smoke", **SMALL)
+  results = benchmark.run(config, progress=False)
+  judged = {claim.name: claim for claim in results.claims}
+  assert judged["Nash agreement"].holds
+  assert set(judged) >= {"divergence values", "divergence gradients", "import"}
+  rows = results.tables["divergences against their unsafe forms"]
+  assert judged["divergence values"].measured == harness.largest(
+    row["value, ratio"] for row in rows
+  )
+  assert all(np.isfinite(claim.measured) for claim in results.claims)
+  figures = benchmark.plot(results)
+  assert all(isinstance(figure, Figure) for figure in figures.values())
