@@ -103,6 +103,14 @@ def _power_growth(
   return sides * jnp.tanh(excess / 2 * log_u) / excess
 
 
+def _horner(x: jax.Array, coefficients: list[float]) -> jax.Array:
+  """`sum_k c_k x^k`."""
+  value = jnp.zeros_like(x)
+  for c in reversed(coefficients):
+    value = value * x + c
+  return value
+
+
 def _power_series(log_u: jax.Array, order: float, bound: float) -> jax.Array:
   """`(u^al - al u - (1 - al)) / (al (al - 1))` for `|log u| < bound`.
 
@@ -116,10 +124,8 @@ def _power_series(log_u: jax.Array, order: float, bound: float) -> jax.Array:
     len(sums) - 1
   ):
     sums.append(1 + order * sums[-1])
-  poly = jnp.zeros_like(log_u)
-  for k in range(len(sums) - 1, 1, -1):
-    poly = poly * log_u + sums[k] / math.factorial(k)
-  return poly * log_u**2
+  coefficients = [sums[k] / math.factorial(k) for k in range(2, len(sums))]
+  return _horner(log_u, coefficients) * log_u**2
 
 
 def _power_term(order: float) -> Callable:
@@ -256,20 +262,38 @@ def _reverse_kl() -> FDivergence:
   )
 
 
+def _jensen_shannon_near(
+  gap: jax.Array, rest: jax.Array | float, bound: float
+) -> jax.Array:
+  """Jensen-Shannon over the larger mass, for `gap = |log u| < bound`.
+
+  With `x = 1 - e^-gap` and `rest` the weight of the smaller mass it is `sum_k
+  (rest - rest^k) / (k (k-1)) x^k` from k = 2 on, of positive terms only.
+  """
+  digits = -math.log(float(jnp.finfo(gap.dtype).eps))
+  last = 3 + math.ceil(digits / -math.log(-math.expm1(-bound)))
+  inverse_factorials = [(-1) ** k / math.factorial(k + 1) for k in range(last)]
+  x = gap * _horner(gap, inverse_factorials)
+  powers = [(rest - rest**k) / (k * (k - 1)) for k in range(2, last)]
+  return x**2 * _horner(x, powers)
+
+
 def _jensen_shannon(weight: float, name: str) -> FDivergence:
   w, log_w, log_rest = weight, math.log(weight), math.log1p(-weight)
-  kl = _power_term(1.0)
-  sup = -w * log_w
-
-  def mixture(log_p, log_q):
-    return jnp.logaddexp(log_p + log_w, log_q + log_rest)
+  sup, bound = -w * log_w, 0.25
 
   def term(log_p, log_q):
-    log_m = mixture(log_p, log_q)
-    return w * kl(log_p, log_m) + (1 - w) * kl(log_q, log_m)
+    log_u = log_p - log_q
+    gap, larger = jnp.abs(log_u), jnp.exp(jnp.maximum(log_p, log_q))
+    smaller = jnp.exp(-gap)  # over the larger mass, like what follows
+    rest = w if w == 0.5 else jnp.where(log_u > 0, 1 - w, w)
+    mixture = 1 - rest + rest * smaller
+    far = -(mixture * jnp.log(mixture) + rest * smaller * gap)
+    near = _jensen_shannon_near(jnp.minimum(gap, bound), rest, bound)
+    return larger * jnp.where(gap < bound, near, far)
 
   def slopes(log_p, log_q):
-    log_m = mixture(log_p, log_q)
+    log_m = jnp.logaddexp(log_p + log_w, log_q + log_rest)
     return (
       w * jnp.exp(log_p) * (log_p - log_m),
       (1 - w) * jnp.exp(log_q) * (log_q - log_m),
