@@ -153,7 +153,8 @@ def _log_softmax(logits: jax.Array, axis: int) -> jax.Array:
 def _log_softmax_jvp(axis, primals, tangents):
   # From the result rather than from what led to it: one array less is kept, and
   # its exponentials are those that losses need as well.
-  log_probs, (tangent,) = jax.nn.log_softmax(*primals, axis), tangents
+  (logits,), (tangent,) = primals, tangents
+  log_probs = jax.nn.log_softmax(logits, axis)
   mean = jnp.sum(jnp.exp(log_probs) * tangent, axis, keepdims=True)
   return log_probs, tangent - mean
 

@@ -10,7 +10,7 @@ compare them at equal weight.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -103,7 +103,9 @@ def _power_growth(
   return sides * jnp.tanh(excess / 2 * log_u) / excess
 
 
-def _horner(x: jax.Array, coefficients: list[float]) -> jax.Array:
+def _horner(
+  x: jax.Array, coefficients: Sequence[float | jax.Array]
+) -> jax.Array:
   """`sum_k c_k x^k`."""
   value = jnp.zeros_like(x)
   for c in reversed(coefficients):
