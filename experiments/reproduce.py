@@ -27,6 +27,7 @@ EXPERIMENTS = (
   "curation",
   "kl_estimators",
   "divergence_bounds",
+  "double_drift",
 )
 
 

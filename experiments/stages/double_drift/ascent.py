@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Expected policy gradients through a bound, and how far the bound drifts.
+
+A world says where the policy is evaluated, with which weights (all actions, or
+the nodes of a quadrature), and what the bounds are there; an arm says which of
+them stands in for the log-likelihood. No sampling anywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import harness
+
+
+class Bounds(NamedTuple):
+  """Log-likelihoods `[N]` of actions and what stands in for them."""
+
+  log_pi: jax.Array
+  elbo: jax.Array
+  upper: jax.Array
+  one_step: jax.Array
+
+
+class World(NamedTuple):
+  """A policy's parameters, where it is evaluated, and its bounds.
+
+  Attributes:
+    draws: parameters to actions, their weights `[N]` and rewards `[N]`.
+    bounds: parameters and actions to `Bounds`.
+    distill: parameters to those of a tight bound with the same policy.
+    rate: of plain gradient ascent.
+  """
+
+  draws: Callable[[Any], tuple[Any, jax.Array, jax.Array]]
+  bounds: Callable[[Any, Any], Bounds]
+  distill: Callable[[Any], Any]
+  rate: float
+
+
+class Arm(NamedTuple):
+  """What ascends: a surrogate and a weight of the ELBO beside it.
+
+  Attributes:
+    exact: share of the log-likelihood itself.
+    one_step: share of the likelihood of a one-step sampler.
+    omega: share of the upper surrogate where the advantage is not positive;
+      what remains is the ELBO.
+    beta: weight of the ELBO as a regulariser.
+  """
+
+  exact: float = 0.0
+  one_step: float = 0.0
+  omega: float = 0.0
+  beta: float = 0.0
+
+
+class Path(NamedTuple):
+  """What happened: `[steps + 1]`, before each update and after the last."""
+
+  reward: jax.Array
+  gap: jax.Array
+  cosine: jax.Array
+  first_gap: jax.Array
+
+
+def stack(arms: dict[str, Arm]) -> Arm:
+  """Arms side by side, for `jax.vmap`."""
+  return jax.tree.map(lambda *x: jnp.array(x), *arms.values())
+
+
+def _objectives(world: World, arm: Arm, params, actions, weights, advantage):
+  """The surrogate, the regulariser and the policy's own log-likelihood."""
+  log_pi, elbo, upper, one_step = world.bounds(params, actions)
+  bound = elbo + jnp.where(advantage > 0, 0, arm.omega * (upper - elbo))
+  rest = 1 - arm.exact - arm.one_step
+  base = arm.exact * log_pi + arm.one_step * one_step + rest * bound
+  return jnp.stack(
+    [
+      weights @ (advantage * base),
+      weights @ elbo,
+      weights @ (advantage * log_pi),
+    ]
+  )
+
+
+def gradients(world: World, arm: Arm, params) -> tuple[jax.Array, dict]:
+  """Gradients `[3, P]` of the surrogate, the regulariser and the reward.
+
+  Returns:
+    The gradients, and the reward, the gap and the gap of the first action.
+  """
+  actions, weights, rewards = jax.lax.stop_gradient(world.draws(params))
+  reward = weights @ rewards
+  flat, unravel = jax.flatten_util.ravel_pytree(params)
+  slopes = jax.jacrev(
+    lambda flat: _objectives(
+      world, arm, unravel(flat), actions, weights, rewards - reward
+    )
+  )(flat)
+  found = world.bounds(params, actions)
+  gaps = found.log_pi - found.elbo
+  return slopes, {
+    "reward": reward,
+    "gap": weights @ gaps,
+    "first_gap": gaps[0],
+  }
+
+
+def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Cosine between two vectors."""
+  return a @ b / jnp.sqrt((a @ a) * (b @ b))
+
+
+def ascend(
+  world: World, arm: Arm, params, *, steps: int, every: int = 0
+) -> Path:
+  """Plain gradient ascent with the arm's surrogate and regulariser.
+
+  Args:
+    world: the policy and its bounds.
+    arm: what ascends.
+    params: to start from.
+    steps: updates.
+    every: updates between self-distillations; 0 for none.
+  """
+  _, unravel = jax.flatten_util.ravel_pytree(params)
+
+  def step(params, t):
+    if every:
+      params = jax.lax.cond(
+        t % every == 0, world.distill, lambda params: params, params
+      )
+    (base, elbo, true), found = gradients(world, arm, params)
+    update = unravel(world.rate * (base + arm.beta * elbo))
+    path = Path(cosine=cosine(base, true), **found)
+    return jax.tree.map(jnp.add, params, update), path
+
+  return jax.lax.scan(step, params, jnp.arange(steps + 1))[1]
+
+
+def falling_gaps(name: str, where: str, gaps: Sequence[float]) -> harness.Claim:
+  """Claims that each gap is larger than the next, by the smallest ratio."""
+  return harness.Claim(
+    name=name,
+    statement=f"{where}: smallest ratio of neighbours",
+    theory=1.0,
+    measured=np.min(np.divide(gaps[:-1], gaps[1:])),
+    tolerance=0.0,
+    relation=">=",
+  )
+
+
+def rows_of(arms, columns: dict[str, np.ndarray]) -> list[dict]:
+  """Rows of a table, one for each arm."""
+  return [
+    {"arm": name} | {column: float(x[i]) for column, x in columns.items()}
+    for i, name in enumerate(arms)
+  ]
