@@ -10,13 +10,14 @@ compare them at equal weight.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxalign import checks, numerics
+from jaxalign.divergences import terms
 
 __all__ = (
   "NAMES",
@@ -64,104 +65,6 @@ class FDivergence(NamedTuple):
   f_prime_one: float
   f_prime_inf: float
   conjugate_sup: float
-
-
-# --- shares of one outcome ---------------------------------------------------
-
-
-def _with_slopes(term: Callable, slopes: Callable) -> Callable:
-  """Gives a term its analytic tangent.
-
-  `slopes` maps `(log p, log q)` to the derivatives in log p and in log q.
-  Without this rule autodiff differentiates both sides of every select.
-  """
-  term = jax.custom_jvp(term)
-
-  @term.defjvp
-  def _jvp(primals, tangents):
-    in_p, in_q = slopes(*primals)
-    return term(*primals), in_p * tangents[0] + in_q * tangents[1]
-
-  return term
-
-
-def _power_growth(
-  log_p: jax.Array, log_q: jax.Array, order: float
-) -> jax.Array:
-  """`p (u^(al-1) - 1) / (al - 1)`: p log u at order 1, p - q at order 0.
-
-  Free of cancellation where u or the order is close to 1, and of overflow that
-  the product with p does not have.
-  """
-  if order == 0:
-    return numerics.exp_diff(log_p, log_q)
-  log_u = log_p - log_q
-  if order == 1:
-    return jnp.exp(log_p) * log_u
-  excess = order - 1
-  sides = jnp.exp(log_p + excess * log_u) + jnp.exp(log_p)
-  return sides * jnp.tanh(excess / 2 * log_u) / excess
-
-
-def _horner(
-  x: jax.Array, coefficients: Sequence[float | jax.Array]
-) -> jax.Array:
-  """`sum_k c_k x^k`."""
-  value = jnp.zeros_like(x)
-  for c in reversed(coefficients):
-    value = value * x + c
-  return value
-
-
-def _power_series(log_u: jax.Array, order: float, bound: float) -> jax.Array:
-  """`(u^al - al u - (1 - al)) / (al (al - 1))` for `|log u| < bound`.
-
-  Its series in `l = log u`, `sum_k l^k/k! (1 + al + ... + al^(k-2))`, has no
-  poles in the order and, for `al bound <= 1/2`, no cancellation.
-  """
-  sums = [0.0, 0.0, 1.0]
-  # Until what is left is below the type's precision, relative to l^2/2.
-  precision = float(jnp.finfo(log_u.dtype).eps) / 8
-  while sums[-1] * bound ** (len(sums) - 3) > precision * math.factorial(
-    len(sums) - 1
-  ):
-    sums.append(1 + order * sums[-1])
-  coefficients = [sums[k] / math.factorial(k) for k in range(2, len(sums))]
-  return _horner(log_u, coefficients) * log_u**2
-
-
-def _power_term(order: float) -> Callable:
-  """Share of one outcome in the Cressie-Read divergence of a given order.
-
-  One formula for every order: KL is 1, reverse KL 0, Pearson twice order 2,
-  Neyman twice order -1.
-  """
-  if order < 0.5:
-    other = _power_term(1 - order)
-    return lambda log_p, log_q: other(log_q, log_p)
-  bound = 0.5 / max(1.0, order)
-
-  def term(log_p, log_q):
-    log_u = log_p - log_q
-    p, q = jnp.exp(log_p), jnp.exp(log_q)
-    near = jnp.abs(log_u) < bound
-    series = q * _power_series(jnp.clip(log_u, -bound, bound), order, bound)
-    far = (_power_growth(log_p, log_q, order) - p + q) / order
-    return jnp.where(near, series, far)
-
-  return term
-
-
-def _smooth_power_term(order: float, scale: float = 1.0) -> Callable:
-  term = _power_term(order)
-
-  def slopes(log_p, log_q):
-    # Exchanging P and Q turns the order al into 1 - al.
-    in_p = _power_growth(log_p, log_q, order)
-    in_q = _power_growth(log_q, log_p, 1 - order)
-    return scale * in_p, scale * in_q
-
-  return _with_slopes(lambda log_p, log_q: scale * term(log_p, log_q), slopes)
 
 
 # --- helpers of the table ----------------------------------------------------
@@ -239,7 +142,7 @@ def _kl() -> FDivergence:
     f_prime_inverse=lambda v: jnp.exp(v - 1),
     conjugate=lambda t: jnp.exp(t - 1),
     activation=lambda v: v,
-    term=_smooth_power_term(1.0),
+    term=terms.smooth_power_term(1.0),
     f_zero=0.0,
     f_prime_one=1.0,
     f_prime_inf=math.inf,
@@ -256,28 +159,12 @@ def _reverse_kl() -> FDivergence:
     f_prime_inverse=_below(0, lambda v: -1 / v, -1.0, closed=False),
     conjugate=_below(0, lambda t: -1 - jnp.log(-t), -1.0),
     activation=lambda v: -jnp.exp(-v),
-    term=_smooth_power_term(0.0),
+    term=terms.smooth_power_term(0.0),
     f_zero=math.inf,
     f_prime_one=-1.0,
     f_prime_inf=0.0,
     conjugate_sup=0.0,
   )
-
-
-def _jensen_shannon_near(
-  gap: jax.Array, rest: jax.Array | float, bound: float
-) -> jax.Array:
-  """Jensen-Shannon over the larger mass, for `gap = |log u| < bound`.
-
-  With `x = 1 - e^-gap` and `rest` the weight of the smaller mass it is `sum_k
-  (rest - rest^k) / (k (k-1)) x^k` from k = 2 on, of positive terms only.
-  """
-  digits = -math.log(float(jnp.finfo(gap.dtype).eps))
-  last = 3 + math.ceil(digits / -math.log(-math.expm1(-bound)))
-  inverse_factorials = [(-1) ** k / math.factorial(k + 1) for k in range(last)]
-  x = gap * _horner(gap, inverse_factorials)
-  powers = [(rest - rest**k) / (k * (k - 1)) for k in range(2, last)]
-  return x**2 * _horner(x, powers)
 
 
 def _jensen_shannon(weight: float, name: str) -> FDivergence:
@@ -291,7 +178,7 @@ def _jensen_shannon(weight: float, name: str) -> FDivergence:
     rest = w if w == 0.5 else jnp.where(log_u > 0, 1 - w, w)
     mixture = 1 - rest + rest * smaller
     far = -(mixture * jnp.log(mixture) + rest * smaller * gap)
-    near = _jensen_shannon_near(jnp.minimum(gap, bound), rest, bound)
+    near = terms.jensen_shannon_near(jnp.minimum(gap, bound), rest, bound)
     return larger * jnp.where(gap < bound, near, far)
 
   def slopes(log_p, log_q):
@@ -308,7 +195,7 @@ def _jensen_shannon(weight: float, name: str) -> FDivergence:
   def conjugate(t):
     return (1 - w) * (log_rest - numerics.log1mexp((t - sup) / w))
 
-  term = _with_slopes(term, slopes)
+  term = terms.with_slopes(term, slopes)
   return FDivergence(
     name=name,
     f=_generator_of(term, -(1 - w) * log_rest),
@@ -347,7 +234,7 @@ def _jeffreys() -> FDivergence:
     f_prime_inverse=lambda v: 1 / _wright_omega(1 - v),
     conjugate=conjugate,
     activation=lambda v: v,
-    term=_with_slopes(term, slopes),
+    term=terms.with_slopes(term, slopes),
     f_zero=math.inf,
     f_prime_one=0.0,
     f_prime_inf=math.inf,
@@ -371,7 +258,7 @@ def _total_variation() -> FDivergence:
     f_prime_inverse=_no_inverse("total_variation"),
     conjugate=_below(0.5, lambda t: jnp.maximum(t, -0.5), 0.0),
     activation=lambda v: jnp.tanh(v) / 2,
-    term=_with_slopes(term, slopes),
+    term=terms.with_slopes(term, slopes),
     f_zero=0.5,
     f_prime_one=0.0,
     f_prime_inf=0.5,
@@ -388,7 +275,7 @@ def _pearson_chi2() -> FDivergence:
     f_prime_inverse=lambda v: jnp.maximum(1 + v / 2, 0),
     conjugate=_above(-2, lambda t: t + t**2 / 4, 0.0, -1.0),
     activation=lambda v: v,
-    term=_smooth_power_term(2.0, scale=2.0),
+    term=terms.smooth_power_term(2.0, scale=2.0),
     f_zero=1.0,
     f_prime_one=0.0,
     f_prime_inf=math.inf,
@@ -405,7 +292,7 @@ def _neyman_chi2() -> FDivergence:
     f_prime_inverse=_below(1, lambda v: (1 - v) ** -0.5, 0.0, closed=False),
     conjugate=_below(1, lambda t: 2 - 2 * jnp.sqrt(1 - t), 0.0),
     activation=lambda v: -jnp.expm1(-v),
-    term=_smooth_power_term(-1.0, scale=2.0),
+    term=terms.smooth_power_term(-1.0, scale=2.0),
     f_zero=math.inf,
     f_prime_one=0.0,
     f_prime_inf=1.0,
@@ -431,7 +318,7 @@ def _squared_hellinger() -> FDivergence:
     ),
     conjugate=_below(0.5, lambda t: t / (1 - 2 * t), 0.0),
     activation=lambda v: -jnp.expm1(-v) / 2,
-    term=_with_slopes(term, slopes),
+    term=terms.with_slopes(term, slopes),
     f_zero=0.5,
     f_prime_one=0.0,
     f_prime_inf=0.5,
@@ -467,7 +354,7 @@ def _le_cam() -> FDivergence:
       0.0,
     ),
     activation=lambda v: -jnp.expm1(-v) / 2,
-    term=_with_slopes(term, slopes),
+    term=terms.with_slopes(term, slopes),
     f_zero=0.5,
     f_prime_one=0.0,
     f_prime_inf=0.5,
@@ -479,7 +366,7 @@ def _alpha(order: float) -> FDivergence:
   al, excess = order, order - 1
   sup = 1 / (1 - al) if al < 1 else math.inf
   f_zero = 1 / al if al > 0 else math.inf
-  term = _smooth_power_term(al)
+  term = terms.smooth_power_term(al)
 
   # log [1 + (al-1) v]_+^(1/(al-1)): the order may be as close to 1 as it likes.
   def log_inverse(v):
@@ -534,7 +421,7 @@ def _hockey_stick(gamma: float) -> FDivergence:
     f_prime_inverse=_no_inverse("hockey_stick"),
     conjugate=_below(1, lambda t: jnp.maximum(gamma * t, 0), 0.0),
     activation=jax.nn.sigmoid,
-    term=_with_slopes(term, slopes),
+    term=terms.with_slopes(term, slopes),
     f_zero=0.0,
     f_prime_one=0.0,
     f_prime_inf=1.0,
