@@ -85,6 +85,7 @@ FLOORS = {
   "numerics": 0,
   "divergences": 1,
   "exact": 2,
+  "diffusion": 2,
   "social_choice": 2,
   "inference": 2,
   "data": 3,
