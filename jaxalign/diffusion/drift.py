@@ -99,8 +99,9 @@ def gradient_cosine(a: Any, b: Any) -> jax.Array:
     DiPOD (2606.13795), second drift.
   """
   a, b = _ravel(a, b)
-  # Lengths first: the product of squares would overflow.
-  return (a / jnp.linalg.norm(a)) @ (b / jnp.linalg.norm(b))
+  # To size 1 first: a drifting policy's squares overflow long before it does.
+  a, b = (x / jnp.max(jnp.abs(x)) for x in (a, b))
+  return a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
 
 
 def gradient_bias_norm(a: Any, b: Any) -> jax.Array:

@@ -68,8 +68,7 @@ def ddpo_loss(
   loss, clipped = surrogates.clipped_loss(
     new - old, advantages[..., None], clip
   )
-  clipped = jnp.mean(clipped.astype(loss.dtype), -1)
-  return surrogates.Surrogate(jnp.sum(loss, -1), weight, clipped)
+  return surrogates.weighted(jnp.sum(loss, -1), weight, jnp.mean(clipped, -1))
 
 
 def dppo_clip_range(
@@ -169,5 +168,4 @@ def dppo_loss(
   kept = advantages[..., None] * (discount**later).astype(new.dtype)
   clip = jnp.asarray(clip, new.dtype)
   loss, clipped = surrogates.clipped_loss(new - old, kept, clip)
-  clipped = jnp.mean(clipped.astype(loss.dtype), -1)
-  return surrogates.Surrogate(jnp.sum(loss, -1), weight, clipped)
+  return surrogates.weighted(jnp.sum(loss, -1), weight, jnp.mean(clipped, -1))

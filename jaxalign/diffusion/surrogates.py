@@ -145,6 +145,15 @@ def clipped_loss(log_ratio, advantages, clip):
   return -jnp.minimum(free, held), held < free
 
 
+def weighted(loss, weight, clipped=None) -> Surrogate:
+  """The surrogate of a loss; 0 without any token, whatever the advantage."""
+  clipped = jnp.zeros_like(loss) if clipped is None else clipped
+  loss, clipped = (
+    jnp.where(weight > 0, x, 0) for x in (loss, clipped.astype(loss.dtype))
+  )
+  return Surrogate(loss, weight, clipped)
+
+
 def constant(*arrays):
   """What a loss does not differentiate, as floats."""
   return tuple(jax.lax.stop_gradient(numerics.as_float(x)) for x in arrays)
@@ -254,7 +263,7 @@ def fpo_loss(
   (old_elbo, advantages) = constant(old_elbo, advantages)
   (new, old), weight = scaled((elbo, old_elbo), length, normalize)
   loss, clipped = clipped_loss(new - old, advantages, clip)
-  return Surrogate(loss, weight, clipped.astype(loss.dtype))
+  return weighted(loss, weight, clipped)
 
 
 def espo_loss(
@@ -359,9 +368,7 @@ def fpo_plus_plus_loss(
   smooth = -advantages * (ratio + (ratio - 1) ** 2 / (2 * clip))
   loss = jnp.where(discouraged, smooth, held)
   clipped = jnp.where(discouraged, new < floor, clipped)
-  return Surrogate(
-    jnp.mean(loss, -1), weight, jnp.mean(clipped.astype(loss.dtype), -1)
-  )
+  return weighted(jnp.mean(loss, -1), weight, jnp.mean(clipped, -1))
 
 
 def spg_loss(
@@ -414,7 +421,7 @@ def spg_loss(
   down = jnp.where(advantages < 0, mixed, 0)
   if normalize == "token":
     weight *= jnp.asarray(length, weight.dtype)
-  return Surrogate(-advantages * (up + down), weight, jnp.zeros_like(weight))
+  return weighted(-advantages * (up + down), weight)
 
 
 def wd1_loss(
@@ -459,7 +466,7 @@ def wd1_loss(
   share = jax.nn.softmax(-advantages, -1) - jax.nn.softmax(advantages, -1)
   terms = jnp.where(share == 0, 0, values) * share
   size = log_probs.shape[-1]
-  return Surrogate(size * terms, weight, jnp.zeros_like(weight))
+  return weighted(size * terms, weight)
 
 
 def rwr_loss(
@@ -504,7 +511,7 @@ def rwr_loss(
   (values,), weight = scaled((elbo,), length, normalize)
   log_factor = jnp.minimum(inverse_temperature * rewards, math.log(max_weight))
   loss = -jnp.exp(log_factor) * values
-  return Surrogate(loss, weight, jnp.zeros_like(weight))
+  return weighted(loss, weight)
 
 
 def awr_loss(

@@ -175,7 +175,7 @@ def diffu_grpo_loss(
   share = jnp.sum(where & clipped, -1) / some
   (total,), weight = surrogates.scaled((total,), count, normalize)
   weight = count if normalize == "token" else weight
-  return surrogates.Surrogate(total, weight, share.astype(loss.dtype))
+  return surrogates.weighted(total, weight, share)
 
 
 def coupled_grpo_loss(
