@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Worlds small enough to enumerate, in which estimators are proved."""
 
+from jaxalign.exact.affine_flow import (
+  AffineFlow,
+  ancestral_marginal,
+  euler_marginal,
+  flow_excess,
+  flow_losses,
+  flow_times,
+  tight_flow,
+)
 from jaxalign.exact.games import (
   cyclic_game,
   enumerate_maximal_lotteries,
@@ -43,7 +52,9 @@ from jaxalign.exact.sequences import (
 
 __all__ = (
   "MAX_SIZE",
+  "AffineFlow",
   "GaussianChain",
+  "ancestral_marginal",
   "any_order_elbo",
   "any_order_log_prob",
   "chain_elbo",
@@ -54,7 +65,11 @@ __all__ = (
   "cyclic_game",
   "enumerate_maximal_lotteries",
   "enumerate_sequences",
+  "euler_marginal",
   "expectation",
+  "flow_excess",
+  "flow_losses",
+  "flow_times",
   "masked_eubo",
   "num_prefixes",
   "order_log_probs",
@@ -71,6 +86,7 @@ __all__ = (
   "t_step_log_prob",
   "table_denoiser",
   "tight_chain",
+  "tight_flow",
   "token_log_probs",
   "visible_sets",
 )
