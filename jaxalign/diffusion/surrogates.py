@@ -182,7 +182,7 @@ def with_reference(
     elbo: `[...]`, sums, nats.
     reference: `[...]`, the same draws under the reference; a constant.
     reference_penalty: `"none"`, `"k2"`, or the trap `"k1"`.
-    coefficient: c, at least 0.
+    coefficient: c, above 0; may be traced.
     normalize: `"sequence"`, or `"token"` for the penalty over `length`.
     length: `[...]`, tokens.
 
@@ -191,7 +191,7 @@ def with_reference(
 
   Raises:
     AssertionError: shapes differ.
-    ValueError: an unknown option, or a negative coefficient.
+    ValueError: an unknown option, or a coefficient that is not positive.
 
   >>> start = Surrogate(*jnp.zeros((3, 1)))
   >>> elbo, reference = jnp.array([-3.]), jnp.array([-5.])
@@ -205,8 +205,7 @@ def with_reference(
   checks.check_choice(
     "reference_penalty", reference_penalty, REFERENCE_PENALTIES
   )
-  if coefficient < 0:
-    raise ValueError(f"coefficient must be at least 0, was {coefficient}")
+  checks.check_positive(coefficient=coefficient)
   check_samples(elbo=elbo, reference=reference, loss=surrogate.loss)
   if reference_penalty == "none":
     return surrogate

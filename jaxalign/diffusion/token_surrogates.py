@@ -135,7 +135,7 @@ def diffu_grpo_loss(
       `"sequence"`, their sum with weight 1.
     clip: e, above 0.
     reference: `[..., L]`, scores under a reference; constants.
-    coefficient: c, at least 0.
+    coefficient: c, above 0; may be traced.
 
   Returns:
     `Surrogate`; of weight 0 where `where` selects nothing.
@@ -152,9 +152,7 @@ def diffu_grpo_loss(
   Reference:
     d1 (2504.12216), equation 4; MMaDA (2505.15809), for UniGRPO.
   """
-  checks.check_positive(clip=clip)
-  if coefficient < 0:
-    raise ValueError(f"coefficient must be at least 0, was {coefficient}")
+  checks.check_positive(clip=clip, coefficient=coefficient)
   scores = {"log_probs": log_probs, "old_log_probs": old_log_probs}
   if reference is not None:
     scores["reference"] = reference
@@ -199,7 +197,7 @@ def coupled_grpo_loss(
     normalize: `"token"` or `"sequence"`.
     clip: e, above 0.
     reference: `[..., L]`, scores under a reference; constants.
-    coefficient: of the k3 penalty, at least 0.
+    coefficient: of the k3 penalty, above 0.
 
   Returns:
     `Surrogate`.

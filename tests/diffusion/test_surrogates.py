@@ -519,7 +519,7 @@ def test_bad_input():
       coefficient=0.1,
       **SUM,
     )
-  with pytest.raises(ValueError, match="coefficient must be at least 0"):
+  with pytest.raises(ValueError, match="coefficient must be above 0"):
     diffusion.diffu_grpo_loss(
       parts, parts, A, where=parts == 0, coefficient=-1.0, **SUM
     )

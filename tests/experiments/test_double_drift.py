@@ -8,9 +8,11 @@ from experiments.stages.double_drift import (
   any_order,
   ascent,
   bandit,
+  flow_policies,
   identities,
   two_tokens,
 )
+from jaxalign import diffusion
 from tests.experiments import conventions
 
 
@@ -39,8 +41,10 @@ def test_two_tokens_have_the_printed_values():
 
 
 def test_the_bandit_has_the_printed_values():
-  part = bandit.bandit()
-  rows = {row["arm"]: row for row in part.tables["bandit"]}
+  part = bandit.bandit(denoising_steps=())
+  (title, table), *_ = part.tables.items()
+  assert title == "bandit, 10 denoising steps"
+  rows = {row["arm"]: row for row in table}
   # Before the divergence, after which the numbers are chaotic.
   printed = {
     "exact": (".338", ".558", ".813", ".917", ".941"),
@@ -61,6 +65,36 @@ def test_the_bandit_has_the_printed_values():
   assert all(np.isinf(collapse[f"FPO + {b}"]) for b in (".05", ".2", "1"))
   conventions.assert_printed(rows["exact"]["gap, 3000"], "1.12")
   conventions.assert_printed(rows["FPO + .2"]["gap, 250"], ".19")
+  printed = {1: ".0849", 3: ".0803", 5: ".0699", 8: ".0377"}
+  for t, value in bandit.thresholds().items():
+    conventions.assert_printed(value, printed[t])
+
+
+def test_flow_policies_have_the_printed_values():
+  part = flow_policies.flow_policies()
+  cosines, arms, spreads = part.tables.values()
+  printed = {
+    # .999 in print: of another discretisation of the ancestral sampler.
+    ("ancestral", "elbo"): ".998",
+    ("ancestral", "uniform"): ".64",
+    ("Euler", "elbo"): ".855",
+    ("Euler", "uniform"): ".844",
+  }
+  for row in cosines:
+    how = row["sampler"], row["weight"]
+    conventions.assert_printed(row["cosine"], printed.pop(how))
+  assert not printed
+  conventions.assert_printed(spreads[0]["after 1"], ".879")
+  rows = {row["arm"]: row for row in arms}
+  for name, texts in {
+    "FPO": (".923", "1.46"),
+    "FPO + .05": (".904", ".063"),
+    "FPO + 1": (".962", ".012"),
+  }.items():
+    conventions.assert_printed(rows[name]["reward"], texts[0])
+    conventions.assert_printed(rows[name]["excess"], texts[1])
+  assert rows["FPO - .04 ELBO"]["excess above 1000 at"] == 972
+  assert rows["interleaved"]["reward"] < 1e-3
 
 
 def test_any_order_has_the_printed_values():
@@ -96,7 +130,12 @@ def test_another_seed_gives_other_problems(monkeypatch):
   short = {"loose": (4.0, 100), "tight": (0.0, 100)}
   monkeypatch.setattr(any_order, "STARTS", short)
   conventions.assert_seed_matters(
-    double_drift, "loose/reward", "tight/gap", "static/cosine"
+    double_drift,
+    "loose/reward",
+    "tight/gap",
+    "static/cosine",
+    "sampled/reward",
+    iterations=20,
   )
 
 
@@ -142,4 +181,6 @@ def test_gradients_are_those_of_the_definitions():
   of_reward, of_gap = expected(table)
   np.testing.assert_allclose(true, of_reward.ravel(), atol=1e-14)
   np.testing.assert_allclose(elbo, -of_gap.ravel(), atol=1e-14)
-  assert 0 < float(ascent.cosine(base, true)) < 1 and found["gap"] > 0
+  assert (
+    0 < float(diffusion.gradient_cosine(base, true)) < 1 and found["gap"] > 0
+  )

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments import harness, plotting
 from experiments.stages.double_drift import ascent
+from jaxalign import diffusion
 from jaxalign.exact import masked, sequences
 
 V = L = 3
@@ -97,7 +98,7 @@ def static_drift(tables: jax.Array, rewards: jax.Array):
     (base, _, true), found = ascent.gradients(
       world(reward), ARMS["FPO"], scale * table
     )
-    return found["gap"], ascent.cosine(base, true)
+    return found["gap"], diffusion.gradient_cosine(base, true)
 
   over = jax.vmap(one, (0, 0, None))
   return jax.lax.map(lambda s: over(tables, rewards, s), jnp.array(SCALES))

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import harness
+from jaxalign import diffusion
+
+BLOWN_UP = 1e3  # nats of gap
 
 
 class Bounds(NamedTuple):
@@ -111,11 +114,6 @@ def gradients(world: World, arm: Arm, params) -> tuple[jax.Array, dict]:
   }
 
 
-def cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Cosine between two vectors."""
-  return a @ b / jnp.sqrt((a @ a) * (b @ b))
-
-
 def ascend(
   world: World, arm: Arm, params, *, steps: int, every: int = 0
 ) -> Path:
@@ -137,10 +135,28 @@ def ascend(
       )
     (base, elbo, true), found = gradients(world, arm, params)
     update = unravel(world.rate * (base + arm.beta * elbo))
-    path = Path(cosine=cosine(base, true), **found)
+    cosine = diffusion.gradient_cosine(base, true)
+    path = Path(cosine=cosine, **found)
     return jax.tree.map(jnp.add, params, update), path
 
   return jax.lax.scan(step, params, jnp.arange(steps + 1))[1]
+
+
+def run_arms(
+  world: World, start, arms: dict[str, Arm], *, steps: int, every: int
+) -> Path:
+  """Paths `[arms + 1, steps + 1]` of one problem, interleaved FPO the last."""
+  plain = jax.vmap(lambda arm: ascend(world, arm, start, steps=steps))
+  often = ascend(world, Arm(), start, steps=steps, every=every)
+  return jax.tree.map(
+    lambda x, y: jnp.concatenate([x, y[None]]), plain(stack(arms)), often
+  )
+
+
+def blows_up(gap: np.ndarray) -> float:
+  """The first update after which the gap is beyond all use; inf for none."""
+  beyond = ~(gap <= BLOWN_UP)  # NaN is
+  return float(np.argmax(beyond)) if beyond.any() else np.inf
 
 
 def falling_gaps(name: str, where: str, gaps: Sequence[float]) -> harness.Claim:
