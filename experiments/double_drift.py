@@ -46,8 +46,14 @@ class Config(harness.Config):
   num_seeds: int = harness.field(
     5, smoke=2, full=32, help="random tables and rewards, for intervals"
   )
+  num_updates: int = harness.field(
+    2000,
+    smoke=400,
+    least=250,
+    help="any order: updates from the tight start; from the loose, 2/5 of it",
+  )
   iterations: int = harness.field(
-    400, smoke=150, least=20, help="groups of samples to learn from"
+    400, smoke=100, least=20, help="groups of samples to learn from"
   )
   denoising_steps: tuple[int, ...] = harness.field(
     (5, 10, 20), smoke=(10,), least=2, help="of the bandits in the tables"
@@ -65,7 +71,11 @@ def run(config: Config, *, progress: bool = True) -> harness.Results:
   seeds = range(first, first + config.num_seeds)
   parts = (
     two_tokens.two_tokens(),
-    any_order.any_order(seeds=seeds, num_tables=config.num_tables),
+    any_order.any_order(
+      seeds=seeds,
+      num_updates=config.num_updates,
+      num_tables=config.num_tables,
+    ),
     bandit.bandit(denoising_steps=config.denoising_steps),
     flow_policies.flow_policies(),
     sampled.sampled(

@@ -126,16 +126,9 @@ def test_any_order_has_the_printed_values():
   )
 
 
-def test_another_seed_gives_other_problems(monkeypatch):
-  short = {"loose": (4.0, 100), "tight": (0.0, 100)}
-  monkeypatch.setattr(any_order, "STARTS", short)
+def test_another_seed_gives_other_problems():
   conventions.assert_seed_matters(
-    double_drift,
-    "loose/reward",
-    "tight/gap",
-    "static/cosine",
-    "sampled/reward",
-    iterations=20,
+    double_drift, "loose/reward", "tight/gap", "static/cosine", "sampled/reward"
   )
 
 
