@@ -6,7 +6,10 @@ Claims: a ratio and the bound that it must keep, one for each comparison.
 Command: `python -m experiments.benchmark`
 Expected: every categorical divergence at most 1.3 times its unsafe form, value
 and gradient; ten thousands of Nash solves at least 50 times a NumPy loop;
-`import jaxalign` adds at most 0.3 s. About 90 seconds on 2 cores.
+a masked ELBO of 8 draws at most 1.15 times 8 forwards; exact any-order
+likelihoods of 12 tokens at least 50 times a NumPy loop; a cached sample at most
+1.2 times its forwards, whose number is the formula's; `import jaxalign` adds at
+most 0.3 s. About 120 seconds on 2 cores.
 
 A ratio is the median over turns of (time of ours / time of the peer), so that
 a machine whose speed drifts cancels. Peers: XLA without care for zeros, scipy,
@@ -28,6 +31,7 @@ import scipy.special
 from absl import app
 
 from experiments import harness, plotting
+from experiments.stages.benchmark import diffusion, timing
 from jaxalign import divergences
 from jaxalign import social_choice as sc
 
@@ -41,22 +45,12 @@ class Config(harness.Config):
   turns: int = harness.field(11, smoke=3, help="paired timings a comparison")
   instances: int = harness.field(100_000, smoke=1000, help="Nash games solved")
   loop: int = harness.field(40, smoke=5, help="games that the peer solves")
-
-
-def seconds(fn: Callable, *args) -> float:
-  """Wall-clock seconds of one call, until its result is there."""
-  start = time.perf_counter()
-  jax.block_until_ready(fn(*args))
-  return time.perf_counter() - start
-
-
-def paired_ratio(ours: Callable, peer: Callable, args, turns: int):
-  """Median time of ours and the median of its ratio to the peer, in turn."""
-  jax.block_until_ready((ours(*args), peer(*args)))
-  pairs = np.array(
-    [(seconds(ours, *args), seconds(peer, *args)) for _ in range(turns)]
+  sequences: int = harness.field(
+    1000, smoke=20, help="exact any-order likelihoods"
   )
-  return np.median(pairs[:, 0]), np.median(pairs[:, 0] / pairs[:, 1])
+  samples: int = harness.field(
+    1000, smoke=50, least=2, help="samples whose forwards are counted"
+  )
 
 
 # --- divergences -------------------------------------------------------------
@@ -112,10 +106,10 @@ def _divergence_ratios(config: Config, key: jax.Array, progress: bool):
       return divergences.categorical_f_divergence(div, p, q)
 
     peer = _unsafe(UNSAFE[name])
-    time_value, value = paired_ratio(
+    time_value, value = timing.paired_ratio(
       jax.jit(ours), jax.jit(peer), (p, q), config.turns
     )
-    time_grad, gradient = paired_ratio(
+    time_grad, gradient = timing.paired_ratio(
       _with_gradient(ours), _with_gradient(peer), (p, q), config.turns
     )
     rows.append(
@@ -145,9 +139,9 @@ def _library_ratios(config: Config, logits) -> dict[str, float]:
 
   turns = config.turns
   return {
-    "scipy": paired_ratio(kl, scipy_kl, logits, turns)[1],
-    "distrax": paired_ratio(kl, jax.jit(_distrax_kl), logits, turns)[1],
-    "distrax, gradient": paired_ratio(
+    "scipy": timing.paired_ratio(kl, scipy_kl, logits, turns)[1],
+    "distrax": timing.paired_ratio(kl, jax.jit(_distrax_kl), logits, turns)[1],
+    "distrax, gradient": timing.paired_ratio(
       _with_gradient(divergences.kl), _with_gradient(_distrax_kl), logits, turns
     )[1],
   }
@@ -211,7 +205,7 @@ def _nash_ratios(config: Config, key: jax.Array) -> list[dict]:
     )
   )
   policies = np.asarray(solve(log_ref, margins))
-  ours = seconds(solve, log_ref, margins) / config.instances
+  ours = timing.seconds(solve, log_ref, margins) / config.instances
   rows = []
   for name, peer in (("NumPy", _numpy_nash), ("scipy", _scipy_nash)):
     start = time.perf_counter()
@@ -254,10 +248,17 @@ def _import_seconds(turns: int) -> float:
 
 def run(config: Config, *, progress: bool = True) -> harness.Results:
   """Times everything; ratios that must be small come first."""
-  logits_key, games_key = jax.random.split(config.key())
+  logits_key, games_key, masks_key = jax.random.split(config.key(), 3)
   rows, logits = _divergence_ratios(config, logits_key, progress)
   libraries = _library_ratios(config, logits)
   nash = _nash_ratios(config, games_key)
+  masks = diffusion.diffusion_part(
+    masks_key,
+    turns=config.turns,
+    num_sequences=config.sequences,
+    loop=min(config.loop, config.sequences, 4),
+    samples=config.samples,
+  )
   claims = (
     harness.Claim(
       name="divergence values",
@@ -305,6 +306,7 @@ def run(config: Config, *, progress: bool = True) -> harness.Results:
       # Both stop at roundings of the payoffs, which 1/lam = 100 multiplies.
       tolerance=1e-10,
     ),
+    *masks.claims,
     harness.Claim(
       name="import",
       statement="seconds that `import jaxalign` adds",
