@@ -28,6 +28,9 @@ EXPERIMENTS = (
   "kl_estimators",
   "divergence_bounds",
   "double_drift",
+  "elbo_identities",
+  "parallel_sampling",
+  "remasking",
 )
 
 

@@ -22,6 +22,8 @@ __all__ = (
   "ESTIMATORS",
   "TIME_METHODS",
   "MaskDraws",
+  "block_masks_from_noise",
+  "draw_block_masks",
   "draw_masks",
   "masks_from_noise",
   "sample_times",
@@ -39,14 +41,17 @@ class MaskDraws(NamedTuple):
   estimates the bound.
 
   Attributes:
-    masked: bool `[..., m, K, L]`, the masked positions.
+    masked: bool `[..., m, K, L]`, the masked positions that are scored.
     weights: `[..., m, K]`; 0 where nothing is masked.
     length: int32 `[...]`, tokens that the bound is about.
+    hidden: bool `[..., m, K, L]`, positions that the denoiser does not see;
+      None for those that are scored.
   """
 
   masked: jax.Array
   weights: jax.Array
   length: jax.Array
+  hidden: jax.Array | None = None
 
 
 # --- times -------------------------------------------------------------------
@@ -225,6 +230,57 @@ def t_step_masks_from_noise(
   return MaskDraws(masked[..., None, :], weights[..., None], length)
 
 
+def block_masks_from_noise(
+  times: jax.Array, noise: jax.Array, where: jax.Array, *, num_blocks: int
+) -> MaskDraws:
+  """Masks and weights of the semi-autoregressive bound, from uniform numbers.
+
+  A block `j = ceil(t J) - 1` of the J, filled from the left; earlier blocks are
+  seen, later ones are masked and not scored, and in its own the
+  `k = ceil((t J - j) n_j)` tokens of least noise are masked and have the weight
+  `J n_j / k`. The mean is the bound on sampling block by block, in any order
+  within each.
+
+  Args:
+    times: `[..., m]`, in (0, 1]; any whose mean over m has the uniform law.
+    noise: `[..., m, L]`, uniform in [0, 1).
+    where: bool `[..., L]`, tokens to generate.
+    num_blocks: J, at least 1; runs of equal length but for one.
+
+  Returns:
+    `MaskDraws`, of one forward a draw.
+
+  Raises:
+    ValueError: shapes do not fit, a time outside (0, 1], or J below 1.
+
+  >>> draws = block_masks_from_noise(jnp.array([.5]), jnp.array([[.2, .7, .4]]),
+  ...   jnp.ones(3, bool), num_blocks=3)
+  >>> print(draws.masked.astype(int), draws.hidden.astype(int), draws.weights)
+  [[[0 1 0]]] [[[0 1 1]]] [[3.]]
+
+  Reference:
+    SPG (2510.09541), block-wise masking.
+  """
+  if num_blocks < 1:
+    raise ValueError(f"num_blocks must be at least 1, was {num_blocks}")
+  _check_noise(times, noise, where)
+  t = num_blocks * schedules.check_times(times)
+  current = jnp.ceil(t) - 1
+  block = samplers.block_numbers(where, num_blocks)[..., None, :]
+  inside = where[..., None, :] & (block == current[..., None])
+  size = jnp.sum(inside, -1, dtype=jnp.int32)
+  count = jnp.ceil((t - current) * size)
+  masked = _fixed_count(noise, inside, count)
+  later = where[..., None, :] & (block > current[..., None])
+  scale = count / (num_blocks * jnp.maximum(size, 1))
+  return MaskDraws(
+    masked[..., None, :],
+    _inverse(scale, jnp.any(masked, -1))[..., None],
+    jnp.sum(where, -1, dtype=jnp.int32),
+    (masked | later)[..., None, :],
+  )
+
+
 def uniforms(key, where, num_samples):
   """Times and noise, independent for every sequence and draw."""
   _check_where(where)
@@ -270,3 +326,34 @@ def draw_masks(
   """
   times, noise = uniforms(key, where, num_samples)
   return masks_from_noise(times, noise, where, estimator=estimator)
+
+
+def draw_block_masks(
+  key: jax.Array, where: jax.Array, *, num_samples: int, num_blocks: int
+) -> MaskDraws:
+  """Masks and weights for estimates of the semi-autoregressive bound.
+
+  `block_masks_from_noise` of independent uniform times and noise.
+
+  Args:
+    key: a typed key, all that is random.
+    where: bool `[..., L]`, tokens to generate.
+    num_samples: m, draws for each sequence.
+    num_blocks: J, at least 1.
+
+  Returns:
+    `MaskDraws`.
+
+  Raises:
+    ValueError: num_samples or J is below 1.
+
+  >>> draws = draw_block_masks(jax.random.key(0), jnp.ones((2, 4), bool),
+  ...   num_samples=3, num_blocks=2)
+  >>> draws.hidden.shape
+  (2, 3, 1, 4)
+
+  Reference:
+    SPG (2510.09541), block-wise masking.
+  """
+  times, noise = uniforms(key, where, num_samples)
+  return block_masks_from_noise(times, noise, where, num_blocks=num_blocks)

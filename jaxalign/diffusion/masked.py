@@ -123,8 +123,8 @@ def masked_log_probs(
   if tokens.shape != (*shape[:-3], shape[-1]):
     raise ValueError(f"tokens {tokens.shape} do not fit masks {shape}")
 
-  def score(masked):
-    logits = denoiser(jnp.where(masked, mask_id, tokens))
+  def score(masked, hidden):
+    logits = denoiser(jnp.where(hidden, mask_id, tokens))
     _check_logits(logits, tokens, mask_id)
     # Before the softmax, so that NaN at a visible token has no gradient.
     logits = jnp.where(masked[..., None], numerics.as_float(logits), 0)
@@ -133,8 +133,12 @@ def masked_log_probs(
     found = jnp.take_along_axis(log_probs, x, -1, mode="fill")[..., 0]
     return jnp.where(masked, found, 0)
 
-  flat = jnp.reshape(draws.masked, (*shape[:-3], -1, shape[-1]))
-  return jax.vmap(score, -2, -2)(flat).reshape(shape)
+  hidden = draws.masked if draws.hidden is None else draws.hidden
+  flat = (*shape[:-3], -1, shape[-1])
+  found = jax.vmap(score, -2, -2)(
+    draws.masked.reshape(flat), hidden.reshape(flat)
+  )
+  return found.reshape(shape)
 
 
 def _divisor(draws: mask_draws.MaskDraws, normalize: str) -> jax.Array:

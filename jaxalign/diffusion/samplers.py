@@ -341,7 +341,7 @@ def ancestral_sample(
   return _samples(z, forwards, revealed)
 
 
-def _blocks(where: jax.Array, num_blocks: int) -> jax.Array:
+def block_numbers(where: jax.Array, num_blocks: int) -> jax.Array:
   """The block of each token to generate, from the left, int32 `[..., L]`."""
   rank = jnp.cumsum(where, -1, dtype=jnp.int32) - 1
   total = jnp.sum(where, -1, keepdims=True, dtype=jnp.int32)
@@ -363,7 +363,7 @@ def _sample_by_score(
       "num_steps must be a positive multiple of num_blocks, was"
       f" {steps} steps for {blocks} blocks"
     )
-  block = _blocks(where, blocks)
+  block = block_numbers(where, blocks)
   # Tokens of a block are spread over its own steps: [..., blocks, steps each].
   member = where[..., None, :] & (block[..., None, :] == np.c_[:blocks])
   sizes = jnp.sum(member, -1, dtype=jnp.int32)

@@ -55,6 +55,51 @@ def value_of_each(logits, x, draws, normalize="sequence"):
   return masked.elbo_from_log_probs(log_probs, draws, normalize=normalize).draws
 
 
+@pytest.mark.parametrize("blocks", [((0, 1), (2, 3)), ((0,), (1,), (2,), (3,))])
+def test_blocks_are_filled_from_the_left(blocks):
+  """The mean over all draws is that over orders that respect the blocks."""
+  length, num = 4, len(blocks)
+  orders = list(itertools.permutations(range(length)))
+  times = np.repeat((np.arange(length) + 0.5) / length, len(orders))
+  noise = np.tile(np.array(orders) / length, (length, 1))
+  where, x = jnp.ones(length, bool), jnp.array([1, 0, 0, 1])
+  draws = mask_draws.block_masks_from_noise(
+    jnp.asarray(times), jnp.asarray(noise), where, num_blocks=num
+  )
+  block = np.repeat(range(num), length // num)
+  valid = [np.all(np.diff(block[list(order)]) >= 0) for order in orders]
+  logits = table(length=length)
+  expected = exact.order_log_probs(exact_log_probs(logits, x))[np.array(valid)]
+  found = value_of_each(logits, x, draws)
+  helpers.assert_close(found.mean(), expected.mean(), rtol=1e-12)
+  # Tokens that are not to be generated belong to no block, and one block is
+  # a fixed count.
+  part = where.at[0].set(False)
+  few = mask_draws.block_masks_from_noise(
+    jnp.asarray(times), jnp.asarray(noise), part, num_blocks=1
+  )
+  count = mask_draws.masks_from_noise(
+    jnp.asarray(times), jnp.asarray(noise), part, estimator="fixed_count"
+  )
+  helpers.assert_close(few[:3], count[:3])
+  np.testing.assert_array_equal(few.hidden, count.masked)
+
+
+def test_block_masks_transform_and_refuse(key):
+  where = jnp.array([[1, 1, 1, 0, 1], [1, 0, 0, 1, 1]]) > 0
+  times, noise = jnp.full((2, 3), 0.6), jax.random.uniform(key, (2, 3, 5))
+  helpers.assert_transforms(
+    lambda t, n, w: mask_draws.block_masks_from_noise(t, n, w, num_blocks=2)[1],
+    times,
+    noise,
+    where,
+  )
+  drawn = mask_draws.draw_block_masks(key, where, num_samples=3, num_blocks=9)
+  assert not np.any(drawn.hidden & ~where[:, None, None])
+  with pytest.raises(ValueError, match="num_blocks must be at least 1, was 0"):
+    mask_draws.draw_block_masks(key, where, num_samples=3, num_blocks=0)
+
+
 @pytest.mark.parametrize("length", [3, 4])
 @pytest.mark.parametrize("estimator", mask_draws.ESTIMATORS)
 def test_estimators_are_unbiased_with_their_gradients(estimator, length):
