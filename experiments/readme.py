@@ -3,11 +3,13 @@
 
 Command: `python -m experiments.readme results/quick`
 Run it after `python -m experiments.reproduce --preset=quick`. It writes
-`experiments/claims.json` and the table between the README's markers.
+`experiments/claims.json`, the README's picture and the table between the
+README's markers.
 """
 
 import json
 import pathlib
+import shutil
 from collections.abc import Sequence
 
 from absl import app
@@ -16,6 +18,7 @@ from experiments import harness, report, reproduce
 from jaxalign import checks
 
 ROOT = pathlib.Path(__file__).parents[1]
+PICTURE = pathlib.Path("double_drift", "bandit.png")  # of the results
 BEGIN, END = "<!-- claims: begin -->\n", "\n<!-- claims: end -->"
 
 
@@ -53,6 +56,9 @@ def main(argv: Sequence[str]) -> int:
     records = published(pathlib.Path(argv[1]))
   except checks.InputError as error:
     return harness.fail(error)
+  shutil.copyfile(
+    pathlib.Path(argv[1]) / PICTURE, ROOT / "experiments" / "double_drift.png"
+  )
   text = json.dumps(harness.to_json(records), indent=1, ensure_ascii=False)
   (ROOT / "experiments" / "claims.json").write_text(text + "\n")
   readme = ROOT / "README.md"
