@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxalign import checks, numerics
+from jaxalign.diffusion import samplers
 from jaxalign.exact import sequences
 
 __all__ = (
@@ -326,15 +327,6 @@ def masked_eubo(log_probs: jax.Array, *, power: float) -> jax.Array:
 # --- T steps -----------------------------------------------------------------
 
 
-def _check_alphas(alphas: jax.Array) -> jax.Array:
-  checks.check_rank(1, alphas=alphas)
-  if alphas.shape[0] < 2:
-    raise ValueError(
-      f"alphas must have two entries or more, was {alphas.shape}"
-    )
-  return numerics.as_float(alphas)
-
-
 def t_step_log_prob(log_probs: jax.Array, alphas: jax.Array) -> jax.Array:
   """The likelihood of ancestral sampling in T steps.
 
@@ -360,7 +352,7 @@ def t_step_log_prob(log_probs: jax.Array, alphas: jax.Array) -> jax.Array:
   Reference:
     MDLM (2406.07524), section 3.2.
   """
-  alphas = _check_alphas(alphas)
+  share = samplers.ancestral_probs(alphas)
   hidden = _hidden(log_probs)
   length = hidden.shape[-1]
   _check_size(4**length, f"pairs of sets of {length} positions")
@@ -369,7 +361,6 @@ def t_step_log_prob(log_probs: jax.Array, alphas: jax.Array) -> jax.Array:
   new = visible & ~visible[:, None]  # [before, after, L]
   num_new, num_left = new.sum(-1), (~visible).sum(-1)
   log_new = jnp.einsum("...bl,bal->...ba", hidden, new.astype(hidden.dtype))
-  share = (alphas[:-1] - alphas[1:]) / (1 - alphas[1:])
 
   def step(reached, r):
     log_chance = numerics.xlogy(jnp.asarray(num_new, r.dtype), r)
@@ -406,13 +397,13 @@ def t_step_elbo(log_probs: jax.Array, alphas: jax.Array) -> jax.Array:
   Reference:
     MDLM (2406.07524), equation 8.
   """
-  alphas = _check_alphas(alphas)
+  share = samplers.ancestral_probs(alphas)
   hidden = _hidden(log_probs)
   num_visible = visible_sets(hidden.shape[-1]).sum(-1)
   num_masked = hidden.shape[-1] - num_visible
-  before = alphas[1:, None]
+  before = numerics.as_float(alphas)[1:, None]
   chance = before**num_visible * (1 - before) ** num_masked
-  weights = (alphas[:-1, None] - before) / (1 - before) * chance
+  weights = share[:, None] * chance
   return jnp.sum(jnp.sum(weights, 0)[:, None] * hidden, (-2, -1))
 
 

@@ -41,20 +41,15 @@ def world(rewards: jax.Array) -> ascent.World:
   """The policy over all sequences."""
   x = sequences.enumerate_sequences(V, L)
 
-  def bounds(table, _):
-    denoiser = masked.table_denoiser(table)
-    log_probs = masked.subset_log_probs(denoiser, x, mask_id=V)
-    return ascent.Bounds(
-      masked.any_order_log_prob(log_probs),
-      masked.any_order_elbo(log_probs),
-      masked.masked_eubo(log_probs, power=1.5),
-      jnp.sum(log_probs[:, 0], -1),
-    )
-
   def draws(table):
-    return x, jnp.exp(bounds(table, x).log_pi), rewards
+    return x, jnp.exp(ascent.bounds_of_table(table).log_pi), rewards
 
-  return ascent.World(draws, bounds, masked.self_distill, RATE)
+  return ascent.World(
+    draws,
+    lambda table, _: ascent.bounds_of_table(table),
+    masked.self_distill,
+    RATE,
+  )
 
 
 def problems(seeds: range, scale: float) -> tuple[np.ndarray, np.ndarray]:

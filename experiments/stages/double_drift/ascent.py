@@ -16,7 +16,9 @@ import numpy as np
 
 from experiments import harness
 from jaxalign import diffusion
+from jaxalign.exact import masked, sequences
 
+EUBO_POWER = 1.5  # of SPG; no certain bound below the length
 BLOWN_UP = 1e3  # nats of gap
 
 
@@ -69,6 +71,22 @@ class Path(NamedTuple):
   gap: jax.Array
   cosine: jax.Array
   first_gap: jax.Array
+
+
+def bounds_of_table(table: jax.Array) -> Bounds:
+  """Of all sequences `[V**L]`, from a tabular denoiser `[(V + 1)**L, L, V]`."""
+  length, vocab_size = table.shape[1:]
+  log_probs = masked.subset_log_probs(
+    masked.table_denoiser(table),
+    sequences.enumerate_sequences(vocab_size, length),
+    mask_id=vocab_size,
+  )
+  return Bounds(
+    masked.any_order_log_prob(log_probs),
+    masked.any_order_elbo(log_probs),
+    masked.masked_eubo(log_probs, power=EUBO_POWER),
+    jnp.sum(log_probs[:, 0], -1),
+  )
 
 
 def stack(arms: dict[str, Arm]) -> Arm:

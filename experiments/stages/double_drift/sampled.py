@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from experiments import harness, plotting
 from experiments.stages.double_drift import ascent
 from jaxalign import diffusion
-from jaxalign.exact import masked, sequences
+from jaxalign.exact import sequences
 
 V = L = 3
 WIDTH, GROUP, INNER, RATE, CLIP = 64, 16, 8, 0.01, 0.5
@@ -78,16 +78,7 @@ def _states() -> jax.Array:
 
 def _bounds(params) -> ascent.Bounds:
   """Of all 27 sequences."""
-  x = sequences.enumerate_sequences(V, L)
-  table = Denoiser().apply(params, _states())
-  denoiser = masked.table_denoiser(table)
-  log_probs = masked.subset_log_probs(denoiser, x, mask_id=V)
-  return ascent.Bounds(
-    masked.any_order_log_prob(log_probs),
-    masked.any_order_elbo(log_probs),
-    masked.masked_eubo(log_probs, power=1.5),
-    jnp.sum(log_probs[:, 0], -1),
-  )
+  return ascent.bounds_of_table(Denoiser().apply(params, _states()))
 
 
 def _base(arm, found, old, advantages) -> diffusion.Surrogate:

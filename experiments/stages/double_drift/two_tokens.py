@@ -44,14 +44,7 @@ def world() -> ascent.World:
   x = sequences.enumerate_sequences(2, 2)
 
   def bounds(logits, _):
-    denoiser = masked.table_denoiser(_table(logits))
-    log_probs = masked.subset_log_probs(denoiser, x, mask_id=2)
-    return ascent.Bounds(
-      masked.any_order_log_prob(log_probs),
-      masked.any_order_elbo(log_probs),
-      masked.masked_eubo(log_probs, power=1.5),
-      jnp.sum(log_probs[:, 0], -1),
-    )
+    return ascent.bounds_of_table(_table(logits))
 
   def draws(logits):
     return x, jnp.exp(bounds(logits, x).log_pi), jnp.array([0.0, 1.0, 0.0, 0.0])
