@@ -6,6 +6,7 @@ hold in float32 is asked for by name. Doctests live in the packages and see the
 defaults that a user sees.
 """
 
+import gc
 import os
 import pathlib
 
@@ -15,25 +16,50 @@ import pytest
 _ROOT = pathlib.Path(__file__).parents[1]
 
 # Most programs of a test run once: compiling them takes longer than running.
-# Without optimisation and with XLA's older emitters of loops it takes half the
-# time. The claims, which the CI runs beside the tests, are compiled as users
-# compile them. A flag that XLA does not know aborts, hence the version.
-jax.config.update("jax_disable_most_optimizations", True)
+# Without optimisation, with XLA's older emitters of loops and one module of
+# code for each program it takes less than half the time. The claims, which the
+# CI runs beside the tests, are compiled as users compile them. A flag that XLA
+# does not know aborts, hence the version.
 if jax.__version_info__ < (0, 11):
-  flags = os.environ.get("XLA_FLAGS", "")
-  os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false"
+  flags = (
+    os.environ.get("XLA_FLAGS", ""),
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+  )
+  os.environ["XLA_FLAGS"] = " ".join(flags)
 
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_compilation_cache_dir", str(_ROOT / ".cache" / "jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+_OPTIONS = {
+  "jax_disable_most_optimizations": True,
+  "jax_platforms": "cpu",
+  "jax_num_cpu_devices": 8,
+  "jax_compilation_cache_dir": str(_ROOT / ".cache" / "jax"),
+  "jax_persistent_cache_min_compile_time_secs": 0,
+  "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for _name, _value in _OPTIONS.items():
+  jax.config.update(_name, _value)
+  os.environ[_name.upper()] = str(_value)  # for the kernels of notebooks
+
+
+def pytest_collection_finish():
+  """Spares the collector of garbage what every module has brought along."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)
 def _double_precision():
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture(scope="module")
+def optimised():
+  """For the few modules whose programs run longer than they compile."""
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

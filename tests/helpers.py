@@ -34,7 +34,9 @@ def assert_transforms(fn, *args, rtol=1e-10, atol=1e-12):
   jitted = [counted(*(a[i] for a in args)) for i in range(2)]
   jitted = jax.tree.map(lambda *xs: jnp.stack(xs), *jitted)
   assert_close(jitted, expected, rtol=rtol, atol=atol)
-  assert_close(jax.vmap(fn)(*args), expected, rtol=rtol, atol=atol)
+  # Compiled: one program, not one for each operation.
+  vmapped = jax.jit(jax.vmap(fn))(*args)
+  assert_close(vmapped, expected, rtol=rtol, atol=atol)
   assert_close(
     jax.pmap(fn, devices=jax.devices()[:2])(*args),
     expected,
@@ -69,7 +71,9 @@ def numerical_gradient(fn, x, *, step=1e-5):
 
 def assert_gradient(fn, *args, rtol=1e-6, atol=1e-8, step=1e-5):
   """Autodiff of a scalar function equals central differences, by argument."""
-  for i, gradient in enumerate(jax.grad(fn, tuple(range(len(args))))(*args)):
+  fn = jax.jit(fn)
+  gradients = jax.jit(jax.grad(fn, tuple(range(len(args)))))(*args)
+  for i, gradient in enumerate(gradients):
 
     def at(x, i=i):
       return fn(*args[:i], jnp.asarray(x), *args[i + 1 :])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every experiment binary must satisfy, said once."""
 
+import functools
 import inspect
 import json
 import pathlib
@@ -26,6 +27,13 @@ def assert_printed(value: float, printed: str) -> None:
   assert abs(value - float(printed)) <= 0.5000001 * 10**-digits, printed
 
 
+@functools.cache
+def smoke(module, **overrides) -> harness.Results:
+  """What the smoke preset gives, computed once for all tests of a process."""
+  config = module.Config.from_preset("smoke", **overrides)
+  return module.run(config, progress=False)
+
+
 def assert_reproduces(module, **overrides) -> harness.Results:
   """Runs the smoke preset: every claim holds, every figure can be drawn.
 
@@ -35,7 +43,7 @@ def assert_reproduces(module, **overrides) -> harness.Results:
   for word in ("Paper", "Claim", "Command: `python -m", "Expected", "seconds"):
     assert word in module.__doc__, f"{module.__name__}: docstring lacks {word}"
   config = module.Config.from_preset("smoke", **overrides)
-  results = module.run(config, progress=False)
+  results = smoke(module, **overrides)
   assert results.holds, [c for c in results.claims if not c.holds]
   names = [claim.name for claim in results.claims]
   assert names and len(set(names)) == len(names)
@@ -68,7 +76,8 @@ def assert_seed_matters(module, *curves: str, **overrides) -> None:
     config = module.Config.from_preset("smoke", seed=seed, **overrides)
     return module.run(config, progress=False).curves
 
-  first, again, other = run(0), run(0), run(1)
+  first = smoke(module, **overrides).curves
+  again, other = run(0), run(1)
   for name in curves:
     np.testing.assert_array_equal(first[name], again[name])
     assert not np.array_equal(first[name], other[name]), name

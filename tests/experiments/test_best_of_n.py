@@ -12,8 +12,7 @@ from tests.experiments import conventions
 
 @pytest.fixture(scope="module")
 def results():
-  config = best_of_n.Config.from_preset("smoke")
-  return best_of_n.run(config, progress=False)
+  return conventions.smoke(best_of_n)
 
 
 def column(results, title: str, name: str, **where) -> list:

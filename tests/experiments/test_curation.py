@@ -10,11 +10,12 @@ from experiments import curation, harness
 from experiments.stages.curation import collapse, loops, populations, real_data
 from tests.experiments import conventions
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 @pytest.fixture(scope="module")
 def results():
-  config = curation.Config.from_preset("smoke")
-  return curation.run(config, progress=False)
+  return conventions.smoke(curation)
 
 
 def follow(config):

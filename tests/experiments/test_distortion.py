@@ -34,8 +34,7 @@ def claims_of(results) -> dict[str, harness.Claim]:
 
 @pytest.fixture(scope="module")
 def results():
-  config = distortion.Config.from_preset("smoke", **SMALL)
-  return distortion.run(config, progress=False)
+  return conventions.smoke(distortion, **SMALL)
 
 
 def test_claims_reproduce():

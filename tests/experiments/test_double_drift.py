@@ -2,6 +2,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments import double_drift
 from experiments.stages.double_drift import (
@@ -14,6 +15,8 @@ from experiments.stages.double_drift import (
 )
 from jaxalign import diffusion
 from tests.experiments import conventions
+
+pytestmark = pytest.mark.usefixtures("optimised")
 
 
 def test_claims_reproduce():
