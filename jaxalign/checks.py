@@ -2,8 +2,9 @@
 """Checks of arguments: one line that says what was given and what is allowed.
 
 Shapes and static options are known while a function is traced and are always
-checked. Values are not: `check_distribution` and its like are for host-side
-entry points (readers, binaries, notebooks) and must not be called under `jit`.
+checked. Values are not: `check_distribution` and `check_finite` are for
+host-side entry points (readers, binaries, notebooks) and must not be called
+under `jit`.
 """
 
 from collections.abc import Collection
@@ -16,6 +17,7 @@ __all__ = (
   "InputError",
   "check_choice",
   "check_distribution",
+  "check_finite",
   "check_float",
   "check_positive",
   "check_rank",
@@ -142,3 +144,32 @@ def check_distribution(name: str, probs: np.ndarray, axis: int = -1) -> None:
   worst = np.ravel(total)[np.argmax(np.abs(np.ravel(total) - 1))]
   if abs(worst - 1) > 1e-6:
     raise InputError(f"{name} must sum to 1, sums to {worst:.6g}: normalise it")
+
+
+def check_finite(**arrays: np.ndarray) -> None:
+  """Raises unless arrays, passed by name, are free of NaN and inf. Host only.
+
+  A single NaN reward makes every advantage of its group, and so every parameter
+  of the next update, NaN: check rewards before they are used.
+
+  Args:
+    **arrays: the arrays, under the names that the error shall use. Any shape.
+
+  Raises:
+    InputError: naming the array, how many entries are not finite and the first.
+
+  >>> import numpy as np
+  >>> try:
+  ...   check_finite(rewards=np.array([[0., 1.], [np.nan, 2.]]))
+  ... except InputError as error: print(error)
+  rewards must be finite: 1 of 4 entries are not, first nan at (1, 0)
+  """
+  for name, array in arrays.items():
+    values = np.asarray(array)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+      first = tuple(bad[0].tolist())
+      raise InputError(
+        f"{name} must be finite: {len(bad)} of {values.size} entries are not,"
+        f" first {values[first]} at {first}"
+      )

@@ -35,3 +35,13 @@ def test_distribution():
     checks.check_distribution("p", [1.1, -0.1])
   with pytest.raises(checks.InputError):
     checks.check_distribution("p", [np.nan, 1.0])
+
+
+def test_finite():
+  checks.check_finite(rewards=np.zeros((2, 0)), returns=[1.0, -2.0])
+  rewards = np.array([[0.0, np.inf], [np.nan, 2.0]])
+  with pytest.raises(checks.InputError) as error:
+    checks.check_finite(returns=np.zeros(3), rewards=rewards)
+  assert str(error.value) == (
+    "rewards must be finite: 2 of 4 entries are not, first inf at (0, 1)"
+  )
