@@ -106,14 +106,10 @@ from jaxalign.diffusion.step_surrogates import (
 from jaxalign.diffusion.surrogates import (
   REFERENCE_PENALTIES,
   Surrogate,
-  awr_loss,
   batch_loss,
   espo_loss,
   fpo_loss,
   fpo_plus_plus_loss,
-  rwr_loss,
-  spg_loss,
-  wd1_loss,
   with_reference,
 )
 from jaxalign.diffusion.token_surrogates import (
@@ -121,6 +117,12 @@ from jaxalign.diffusion.token_surrogates import (
   coupled_log_probs,
   diffu_grpo_loss,
   one_step_log_probs,
+)
+from jaxalign.diffusion.weighted_surrogates import (
+  awr_loss,
+  rwr_loss,
+  spg_loss,
+  wd1_loss,
 )
 
 __all__ = (

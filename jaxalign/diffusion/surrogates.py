@@ -13,12 +13,12 @@ exponential of a difference of sums leaves every clip range at once.
 
 Old bounds must be estimated with the draws of the new ones (one key), and are
 constants; so are advantages. A surrogate gives a loss per sample and a weight:
-`batch_loss` averages, nothing here does. Surrogates of tokens and of denoising
-steps are in `token_surrogates` and `step_surrogates`; the regulariser that
-keeps the bound tight in `dipod`.
+`batch_loss` averages, nothing here does. Here are those with a ratio of bounds;
+`weighted_surrogates` has those without, `token_surrogates` and
+`step_surrogates` those of tokens and of denoising steps, `dipod` the
+regulariser that keeps the bound tight.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -31,14 +31,10 @@ from jaxalign.divergences import kl_estimators
 __all__ = (
   "REFERENCE_PENALTIES",
   "Surrogate",
-  "awr_loss",
   "batch_loss",
   "espo_loss",
   "fpo_loss",
   "fpo_plus_plus_loss",
-  "rwr_loss",
-  "spg_loss",
-  "wd1_loss",
   "with_reference",
 )
 
@@ -368,190 +364,3 @@ def fpo_plus_plus_loss(
   loss = jnp.where(discouraged, smooth, held)
   clipped = jnp.where(discouraged, new < floor, clipped)
   return weighted(jnp.mean(loss, -1), weight, jnp.mean(clipped, -1))
-
-
-def spg_loss(
-  elbo: jax.Array,
-  eubo: jax.Array,
-  advantages: jax.Array,
-  *,
-  normalize: str,
-  length: jax.Array | None = None,
-  omega: float = 0.5,
-) -> Surrogate:
-  """Sandwiched policy gradient: raise the lower bound, lower the upper.
-
-  `-A ELBO` where A > 0, `-A (omega EUBO + (1 - omega) ELBO)` elsewhere; no
-  ratio and no clip: samples are of the current policy. With omega = 0 its
-  gradient is that of `fpo_loss` at the old parameters. Unless the power of the
-  EUBO is at least the length, it is no certain upper bound: see
-  `exact.masked_eubo`.
-
-  Args:
-    elbo: `[...]`, sums, nats.
-    eubo: `[...]`, sums, nats.
-    advantages: `[...]`, constants.
-    normalize: `"sequence"`, or `"token"` as released.
-    length: `[...]`, tokens.
-    omega: in [0, 1]; .5 is the paper's mixture.
-
-  Returns:
-    `Surrogate`; for `"token"` weighted by length, as released.
-
-  Raises:
-    AssertionError: shapes differ, or an array is not floating point.
-    ValueError: an unknown option, or omega outside [0, 1].
-
-  >>> A = jnp.array([1., -1.])
-  >>> print(spg_loss(-3 * A**2, -A**2, A, normalize="sequence").loss)
-  [ 3. -2.]
-
-  Reference:
-    SPG (2510.09541), equations 6 and 13.
-  """
-  if not 0 <= omega <= 1:
-    raise ValueError(f"omega must be in [0, 1], was {omega}")
-  check_samples(elbo=elbo, eubo=eubo, advantages=advantages)
-  (advantages,) = constant(advantages)
-  (low, high), weight = scaled((elbo, eubo), length, normalize)
-  mixed = omega * high + (1 - omega) * low if omega else low
-  # Each select before the product: an infinite bound of weight 0 is none.
-  up = jnp.where(advantages > 0, low, 0)
-  down = jnp.where(advantages < 0, mixed, 0)
-  if normalize == "token":
-    weight *= jnp.asarray(length, weight.dtype)
-  return weighted(-advantages * (up + down), weight)
-
-
-def wd1_loss(
-  log_probs: jax.Array,
-  advantages: jax.Array,
-  *,
-  normalize: str,
-  length: jax.Array | None = None,
-) -> Surrogate:
-  """Weighted likelihoods without a ratio, within groups. Group-level.
-
-  `-sum_i softmax(A)_i l_i + sum_i softmax(-A)_i l_i`, over the last axis, the
-  group of one prompt. Each sample's loss is its term times the group's size G,
-  so that the average is the mean over groups of that sum. Exactly 0 where all
-  advantages are equal.
-
-  Args:
-    log_probs: `[..., G]`, l, sums of `one_step_log_probs`, nats.
-    advantages: `[..., G]`, rewards less their mean; constants.
-    normalize: `"sequence"` as released, or `"token"`.
-    length: `[..., G]`, tokens.
-
-  Returns:
-    `Surrogate` of weight 1.
-
-  Raises:
-    AssertionError: shapes differ, or an array is not floating point.
-    ValueError: an unknown option, or a scalar.
-
-  >>> l, A = jnp.array([-3., -1.]), jnp.array([1., -1.])
-  >>> print(jnp.round(wd1_loss(l, A, normalize="sequence").loss, 1))
-  [ 4.6 -1.5]
-
-  Reference:
-    wd1 (2507.08838), equation 8; the released code.
-  """
-  check_samples(log_probs=log_probs, advantages=advantages)
-  if jnp.ndim(log_probs) < 1:
-    raise ValueError("log_probs must be [..., G], were a scalar")
-  (advantages,) = constant(advantages)
-  (values,), weight = scaled((log_probs,), length, normalize)
-  share = jax.nn.softmax(-advantages, -1) - jax.nn.softmax(advantages, -1)
-  terms = jnp.where(share == 0, 0, values) * share
-  size = log_probs.shape[-1]
-  return weighted(size * terms, weight)
-
-
-def rwr_loss(
-  elbo: jax.Array,
-  rewards: jax.Array,
-  *,
-  normalize: str,
-  length: jax.Array | None = None,
-  inverse_temperature: float = 10.0,
-  max_weight: float = 100.0,
-) -> Surrogate:
-  """Reward-weighted regression: train the bound on what was good.
-
-  `-min(exp(b r), w_max) ELBO`. With equal rewards, training of the bound.
-
-  Args:
-    elbo: `[...]`, sums, nats.
-    rewards: `[...]`, r, constants.
-    normalize: `"sequence"` or `"token"`.
-    length: `[...]`, tokens or dimensions.
-    inverse_temperature: b.
-    max_weight: w_max, above 0.
-
-  Returns:
-    `Surrogate` of weight 1.
-
-  Raises:
-    AssertionError: shapes differ, or an array is not floating point.
-    ValueError: an unknown option, or w_max is not positive.
-
-  >>> loss, _, _ = rwr_loss(jnp.array([-3., -3.]), jnp.array([0., 9.]),
-  ...   normalize="sequence")
-  >>> print(jnp.round(loss, 2))
-  [  3. 300.]
-
-  Reference:
-    DPPO (2409.00588), appendix, for the baseline and its numbers.
-  """
-  checks.check_positive(max_weight=max_weight)
-  check_samples(elbo=elbo, rewards=rewards)
-  (rewards,) = constant(rewards)
-  (values,), weight = scaled((elbo,), length, normalize)
-  log_factor = jnp.minimum(inverse_temperature * rewards, math.log(max_weight))
-  loss = -jnp.exp(log_factor) * values
-  return weighted(loss, weight)
-
-
-def awr_loss(
-  elbo: jax.Array,
-  advantages: jax.Array,
-  *,
-  normalize: str,
-  length: jax.Array | None = None,
-  inverse_temperature: float = 10.0,
-  max_weight: float = 100.0,
-) -> Surrogate:
-  """Advantage-weighted regression: `rwr_loss` of advantages.
-
-  `-min(exp(b A), w_max) ELBO`.
-
-  Args:
-    elbo: `[...]`, sums, nats.
-    advantages: `[...]`, A, constants.
-    normalize: `"sequence"` or `"token"`.
-    length: `[...]`, tokens or dimensions.
-    inverse_temperature: b.
-    max_weight: w_max, above 0.
-
-  Returns:
-    `Surrogate` of weight 1.
-
-  Raises:
-    AssertionError: shapes differ, or an array is not floating point.
-    ValueError: an unknown option, or w_max is not positive.
-
-  >>> print(awr_loss(jnp.array([-3.]), jnp.zeros(1), normalize="sequence").loss)
-  [3.]
-
-  Reference:
-    Advantage-Weighted Regression (1910.00177); DPPO (2409.00588), appendix.
-  """
-  return rwr_loss(
-    elbo,
-    advantages,
-    normalize=normalize,
-    length=length,
-    inverse_temperature=inverse_temperature,
-    max_weight=max_weight,
-  )
