@@ -31,6 +31,7 @@ EXPERIMENTS = (
   "elbo_identities",
   "parallel_sampling",
   "remasking",
+  "diffusion_control",
 )
 
 
