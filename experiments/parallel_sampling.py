@@ -54,7 +54,7 @@ class Config(harness.Config):
   )
   num_runs: int = harness.field(
     400,
-    smoke=100,
+    smoke=40,
     full=2_000,
     least=2,
     help="sequences sampled for each number of steps",

@@ -24,7 +24,8 @@ def finite_samples(
     electorates: simulated in each of them.
   """
   instance = sc.instance_ml(BETA, eps=0.05, xi=1.2)
-  law = [float(sc.finite_sample_distortion(instance, BETA, n)) for n in USERS]
+  exact_law = jax.jit(sc.finite_sample_distortion, static_argnums=2)
+  law = [float(exact_law(instance, BETA, n)) for n in USERS]
   population = float(sc.distortion(instance, BETA, "maximal_lottery"))
   utility = sc.average_utility(instance.weights, instance.utilities)
 
