@@ -48,12 +48,12 @@ class Config(harness.Config):
   )
   num_updates: int = harness.field(
     2000,
-    smoke=400,
+    smoke=250,
     least=250,
     help="any order: updates from the tight start; from the loose, 2/5 of it",
   )
   iterations: int = harness.field(
-    400, smoke=100, least=20, help="groups of samples to learn from"
+    400, smoke=80, least=20, help="groups of samples to learn from"
   )
   denoising_steps: tuple[int, ...] = harness.field(
     (5, 10, 20), smoke=(10,), least=2, help="of the bandits in the tables"

@@ -30,6 +30,7 @@ if jax.__version_info__ < (0, 11):
 
 _OPTIONS = {
   "jax_disable_most_optimizations": True,
+  "jax_traceback_in_locations_limit": 0,  # which no test reads
   "jax_platforms": "cpu",
   "jax_num_cpu_devices": 8,
   "jax_compilation_cache_dir": str(_ROOT / ".cache" / "jax"),

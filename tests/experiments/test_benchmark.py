@@ -15,7 +15,7 @@ from tests import helpers
 SMALL = {
   "rows": 4,
   "vocab": 64,
-  "turns": 2,
+  "turns": 1,
   "instances": 50,
   "loop": 2,
   "sequences": 2,

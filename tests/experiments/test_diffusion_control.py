@@ -20,7 +20,7 @@ from experiments.stages.diffusion_control import (
   policies,
   rollouts,
 )
-from jaxalign import diffusion
+from jaxalign import checks, diffusion
 from jaxalign.diffusion import flow
 from tests.experiments import conventions
 
@@ -397,3 +397,13 @@ def test_draws_that_are_not_shared_fail(monkeypatch):
   failed = conventions.failed(identities.ratios(KEY()))
   jax.clear_caches()
   assert failed == {"ratio_one"}
+
+
+def test_rewards_that_are_not_numbers_are_refused(monkeypatch):
+  """One line, not claims that compare NaN."""
+  blank = learning.Curve(*np.full((3, len(arms.ARMS), 2, 3), np.nan))
+  scores = [arms.Evaluation(*np.zeros((4, n, 2))) for n in (3, len(arms.ARMS))]
+  found = arms.Found(*scores, blank)
+  monkeypatch.setattr(arms, "run_arms", lambda trainer, keys: found)
+  with pytest.raises(checks.InputError, match="returns in point_mass must be"):
+    diffusion_control.run(diffusion_control.Config(num_seeds=2, updates=3))

@@ -118,14 +118,15 @@ def test_any_order_has_the_printed_values():
     "interleaved": (".623", "0"),
   }
   names = [*any_order.ARMS, *any_order.DISTILLED]
-  assert names == list(printed)
-  for i, name in enumerate(names):
+  assert set(names) - set(printed) == {"FPO + .01"}  # at the tight start only
+  for name in printed:
+    i = names.index(name)
     reward, gap = (np.mean(x[i, :, 100]) for x in (path.reward, path.gap))
     # The sheet's runs and these differ by roundings over 100 updates.
     assert abs(reward - float(printed[name][0])) < 1e-3, name
     assert abs(gap - float(printed[name][1])) < 1e-2, name
   np.testing.assert_allclose(
-    np.mean(path.reward[:, :, 0], 1)[:9], 0.431, atol=6e-4
+    np.mean(path.reward[:, :, 0], 1)[: len(any_order.ARMS)], 0.431, atol=6e-4
   )
 
 

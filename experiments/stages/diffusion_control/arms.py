@@ -16,6 +16,7 @@ from experiments.stages.diffusion_control import (
   learning,
   rollouts,
 )
+from jaxalign import checks
 
 DISTILL_STEPS = 300
 EVALUATION = 64  # episodes
@@ -290,6 +291,9 @@ def arms(
     seed: of everything random.
     num_seeds: repetitions.
     setting: how long.
+
+  Raises:
+    InputError: an environment is absent, or gave rewards that are not finite.
   """
   worlds, curves, tables = {}, {}, {}
   # Networks learn in float32, also where a caller has asked for more.
@@ -302,6 +306,7 @@ def arms(
       trainer = learning.Trainer(env, setting)
       found = run_arms(trainer, jax.random.split(key, num_seeds))
       worlds[name] = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+      checks.check_finite(**{f"returns in {name}": found.curves.returns})
       more_curves, more_tables = in_environment(name, worlds[name])
       curves |= more_curves
       tables |= more_tables

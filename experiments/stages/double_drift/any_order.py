@@ -26,6 +26,7 @@ ARMS = {
   "exact": ascent.Arm(exact=1.0),
   "FPO": ascent.Arm(),
   "FPO - .04 ELBO": ascent.Arm(beta=-0.04),
+  "FPO + .01": ascent.Arm(beta=0.01),
   "FPO + .05": ascent.Arm(beta=0.05),
   "FPO + .3": ascent.Arm(beta=0.3),
   "FPO + 1": ascent.Arm(beta=1.0),
