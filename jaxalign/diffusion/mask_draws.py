@@ -282,7 +282,7 @@ def block_masks_from_noise(
 
 
 def uniforms(key, where, num_samples):
-  """Times and noise, independent for every sequence and draw."""
+  """Times `[..., m]` and noise `[..., m, L]`, all independent."""
   _check_where(where)
   if num_samples < 1:
     raise ValueError(f"num_samples must be at least 1, was {num_samples}")

@@ -73,7 +73,7 @@ class Reveal(NamedTuple):
 
 
 def check_alphas(alphas: jax.Array) -> jax.Array:
-  """The schedule, of a type to compute in; refuses what is none."""
+  """The schedule `[T + 1]`, of a type to compute in; refuses what is none."""
   checks.check_rank(1, alphas=alphas)
   checks.check_float(alphas=alphas)
   if alphas.shape[0] < 2:
@@ -259,7 +259,7 @@ def reveal_tokens(
 def masked_prompt(
   tokens: jax.Array, where: jax.Array, mask_id: int
 ) -> jax.Array:
-  """The prompt, with masks where tokens are to be generated."""
+  """The prompt `[..., L]`, with masks where tokens are to be generated."""
   chex.assert_type([tokens, where], [int, bool])
   checks.check_same_shape(tokens=tokens, where=where)
   return jnp.where(where, jnp.asarray(mask_id, tokens.dtype), tokens)

@@ -130,7 +130,7 @@ def check_samples(parts: int = 0, advantages=None, **arrays) -> None:
 
 
 def clipped_loss(log_ratio, advantages, clip):
-  """PPO's pessimistic loss of each ratio, and whether it has no gradient.
+  """PPO's pessimistic loss of each ratio `[...]`, and where it is flat.
 
   `-min(rho A, clip(rho, 1 - e, 1 + e) A)`: 0, also in gradient, where A is 0.
   """
@@ -142,7 +142,7 @@ def clipped_loss(log_ratio, advantages, clip):
 
 
 def weighted(loss, weight, clipped=None) -> Surrogate:
-  """The surrogate of a loss; 0 without any token, whatever the advantage."""
+  """The surrogate of a loss `[...]`; 0 without any token, whatever A is."""
   clipped = jnp.zeros_like(loss) if clipped is None else clipped
   loss, clipped = (
     jnp.where(weight > 0, x, 0) for x in (loss, clipped.astype(loss.dtype))

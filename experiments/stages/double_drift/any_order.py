@@ -160,10 +160,7 @@ def any_order(
     steps = round(share * num_updates)
     found = run_arms(*problems(seeds, scale), steps=steps)
     found = jax.tree.map(np.asarray, found)
-    path = {
-      name: jax.tree.map(lambda x, i=i: x[i], found)
-      for i, name in enumerate(names)
-    }
+    path = ascent.by_name(found, names)
     claims += _claims_of_start(start, path)
     if start == "loose":
       early = [

@@ -171,6 +171,15 @@ def run_arms(
   )
 
 
+def by_name(found: Path, names: Sequence[str]) -> dict[str, Path]:
+  """The path of each arm, from their stack along the first axis."""
+  found = jax.tree.map(np.asarray, found)
+  return {
+    name: jax.tree.map(lambda x, i=i: x[i], found)
+    for i, name in enumerate(names)
+  }
+
+
 def blows_up(gap: np.ndarray) -> float:
   """The first update after which the gap is beyond all use; inf for none."""
   beyond = ~(gap <= BLOWN_UP)  # NaN is

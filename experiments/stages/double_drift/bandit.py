@@ -195,10 +195,10 @@ def bandit(*, denoising_steps: tuple[int, ...]) -> harness.Part:
     denoising_steps: of further chains, for the table alone.
   """
   paths = {
-    n: _by_name(run_arms(n), NAMES)
+    n: ascent.by_name(run_arms(n), NAMES)
     for n in dict.fromkeys((DENOISING_STEPS, *denoising_steps))
   }
-  spread = _by_name(learn_spread(), ("FPO", "interleaved"))
+  spread = ascent.by_name(learn_spread(), ("FPO", "interleaved"))
   path = paths[DENOISING_STEPS]
   tables = {
     f"bandit, {n} denoising steps": _rows(found) for n, found in paths.items()
@@ -211,14 +211,6 @@ def bandit(*, denoising_steps: tuple[int, ...]) -> harness.Part:
     values = [getattr(path[name], key) for name in NAMES]
     curves[f"bandit/{key}"] = np.array(values)[:, kept]
   return harness.Part(_claims(path, spread), curves, tables)
-
-
-def _by_name(found: ascent.Path, names) -> dict[str, ascent.Path]:
-  found = jax.tree.map(np.asarray, found)
-  return {
-    name: jax.tree.map(lambda x, i=i: x[i], found)
-    for i, name in enumerate(names)
-  }
 
 
 def _rows(path: dict[str, ascent.Path]) -> list[dict]:

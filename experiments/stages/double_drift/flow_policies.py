@@ -166,10 +166,7 @@ def flow_policies() -> harness.Part:
   }
   shrunk = np.asarray(spreads(COARSE))
   found = jax.tree.map(np.asarray, run_arms())
-  path = {
-    name: jax.tree.map(lambda x, i=i: x[i], found)
-    for i, name in enumerate(NAMES)
-  }
+  path = ascent.by_name(found, NAMES)
   columns = {
     "reward": found.reward[:, -1],
     "excess": found.gap[:, -1],
