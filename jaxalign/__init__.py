@@ -17,9 +17,11 @@ __all__ = (
   "data",
   "diffusion",
   "divergences",
+  "evaluation",
   "exact",
   "inference",
   "numerics",
+  "rl",
   "social_choice",
 )
 

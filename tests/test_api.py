@@ -88,6 +88,8 @@ FLOORS = {
   "diffusion": 2,
   "social_choice": 2,
   "inference": 2,
+  "rl": 2,
+  "evaluation": 2,
   "data": 3,
 }
 
