@@ -86,9 +86,11 @@ from jaxalign.exact.sequences import (
   num_prefixes,
   prefix_index,
   random_table,
+  regularized_table,
   sample_sequences,
   sequence_log_probs,
   token_log_probs,
+  until_eos,
 )
 
 __all__ = (
@@ -142,6 +144,7 @@ __all__ = (
   "random_mdp",
   "random_preferences",
   "random_table",
+  "regularized_table",
   "remask_layers",
   "revise_layers",
   "rock_paper_scissors",
@@ -161,6 +164,7 @@ __all__ = (
   "total_correlation",
   "unmask_layers",
   "unmask_one_by_one",
+  "until_eos",
   "visible_sets",
   "xor_tree",
 )

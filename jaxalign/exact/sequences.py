@@ -15,9 +15,9 @@ an estimator's expected gradient a sum and not a simulation:
 
   E = expectation(stop_gradient(logits), vmap(grad(loss))(sequences))
 
-A world in which token EOS ends a sequence is the same table with a mask that
-drops what follows the first EOS: the suffixes are summed out exactly. And
-`enumerate_sequences(N, G)` lists all groups of G samples out of N.
+A world in which token EOS ends a sequence is the same table with the mask
+`until_eos`, which drops what follows the first EOS: the suffixes are summed out
+exactly. And `enumerate_sequences(N, G)` lists all groups of G samples out of N.
 """
 
 import math
@@ -37,9 +37,11 @@ __all__ = (
   "num_prefixes",
   "prefix_index",
   "random_table",
+  "regularized_table",
   "sample_sequences",
   "sequence_log_probs",
   "token_log_probs",
+  "until_eos",
 )
 
 # Sequences, or rows of a table, beyond which enumeration is the wrong tool.
@@ -342,3 +344,76 @@ def expectation(logits: jax.Array, values: jax.Array) -> jax.Array:
   probs = jnp.exp(sequence_log_probs(logits, tokens))
   probs = probs.reshape(-1, *(1,) * (values.ndim - 1))
   return jnp.sum(probs * jnp.where(probs > 0, values, 0), 0)
+
+
+def until_eos(tokens: jax.Array, eos: int = 0) -> jax.Array:
+  """The tokens up to the first EOS, which is kept.
+
+  `m_t = 1[EOS not in x_<t]`.
+
+  Args:
+    tokens: integers `[..., T]`.
+    eos: the token that ends a sequence.
+
+  Returns:
+    bool `[..., T]`; all true without an EOS.
+
+  Raises:
+    AssertionError: tokens are not integers.
+
+  >>> print(until_eos(jnp.array([2, 0, 1])))
+  [ True  True False]
+
+  Reference:
+    The usual mask of a completion.
+  """
+  chex.assert_type(tokens, int, custom_message="need integers: tokens")
+  ended = jnp.cumsum(tokens == eos, -1) - (tokens == eos)
+  return ended == 0
+
+
+def regularized_table(
+  ref_logits: jax.Array, rewards: jax.Array, beta: jax.typing.ArrayLike
+) -> jax.Array:
+  """The table of `argmax_pi E r - beta KL(pi || ref)`, by soft values.
+
+  `pi(x) = ref(x) exp(r(x) / beta) / Z`, token by token: with the soft value
+  `V(x) = r(x) / beta` of a whole sequence, and of a prefix
+  `V(x_<t) = log sum_v ref(v | x_<t) exp V(x_<t v)`, logits are
+  `log ref(v | x_<t) + V(x_<t v)`. The value of the empty prefix is `log Z`.
+
+  Args:
+    ref_logits: `[num_prefixes(V, T), V]`, a table.
+    rewards: `[V**T]`, in the order of `enumerate_sequences`.
+    beta: scalar above 0.
+
+  Returns:
+    `[num_prefixes(V, T), V]`: log-probabilities.
+
+  Raises:
+    AssertionError: rank or type.
+    ValueError: not a table, or not one reward for each sequence.
+
+  >>> table = regularized_table(jnp.zeros((1, 2)), jnp.array([0., 1.]), .5)
+  >>> print(jnp.exp(table))
+  [[0.11920292 0.880797  ]]
+
+  Reference:
+    Levine, Reinforcement Learning and Control as Probabilistic Inference
+    (1805.00909), section 2.
+  """
+  length, vocab_size = _length(ref_logits), ref_logits.shape[-1]
+  log_ref = jax.nn.log_softmax(numerics.as_float(ref_logits))
+  values = numerics.as_float(rewards) / beta
+  if values.shape != (vocab_size**length,):
+    raise ValueError(
+      f"rewards {values.shape} need one entry for each of"
+      f" {vocab_size**length} sequences"
+    )
+  levels, end = [], len(log_ref)
+  for depth in reversed(range(length)):
+    start = end - vocab_size**depth
+    level = log_ref[start:end] + values.reshape(-1, vocab_size)
+    values, end = jax.nn.logsumexp(level, -1), start
+    levels.append(level - values[:, None])
+  return jnp.concatenate(levels[::-1])
