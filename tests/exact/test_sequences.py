@@ -178,8 +178,7 @@ def test_an_estimator_is_proved_by_enumeration(key):
 def test_what_follows_eos_is_summed_out(key):
   logits = sequences.random_table(key, V, T)
   tokens = sequences.enumerate_sequences(V, T)
-  ended = tokens == 0
-  keep = jnp.cumsum(ended, -1) - ended == 0
+  keep = sequences.until_eos(tokens)
   log_probs = sequences.token_log_probs(logits, tokens)
   log_p = np.where(keep, log_probs, 0).sum(-1)
   texts = [tuple(x[k]) for x, k in zip(TOKENS, np.array(keep), strict=True)]
@@ -191,6 +190,39 @@ def test_what_follows_eos_is_summed_out(key):
     sequences.expectation(logits, length),
     sum(p * len(text) for text, p in law.items()),
   )
+
+
+def test_regularized_table_is_the_tilted_law(key):
+  first, second = jax.random.split(key)
+  logits = sequences.random_table(first, V, T)
+  rewards = jax.random.normal(second, (V**T,))
+  rewards = rewards.at[5].set(-jnp.inf)  # a sequence that is forbidden
+  tokens, beta = sequences.enumerate_sequences(V, T), 0.3
+  table = jax.jit(sequences.regularized_table)(logits, rewards, beta)
+  tilted = sequences.sequence_log_probs(logits, tokens) + rewards / beta
+  expected = tilted - scipy.special.logsumexp(tilted)
+  actual = sequences.sequence_log_probs(table, tokens)
+  helpers.assert_close(actual, expected, rtol=1e-13)
+  helpers.assert_close(jnp.exp(table).sum(-1), np.ones(len(table)))
+  # The optimum's derivative in the rewards is a covariance, hence symmetric.
+  jacobian = jax.jit(
+    jax.jacobian(
+      lambda r: jnp.exp(
+        sequences.sequence_log_probs(
+          sequences.regularized_table(logits[:4], r, beta), tokens[:9, 2:]
+        )
+      )
+    )
+  )(rewards[9:18])
+  helpers.assert_close(jacobian, jacobian.T, atol=1e-13)
+  assert np.diag(jacobian).min() > 0
+
+
+def test_regularized_table_refuses_other_rewards():
+  with pytest.raises(ValueError, match=r"rewards \(8,\) need one entry.*9"):
+    sequences.regularized_table(jnp.zeros((4, 3)), jnp.zeros(8), 1.0)
+  with pytest.raises(AssertionError, match="need integers: tokens"):
+    sequences.until_eos(jnp.zeros(3))
 
 
 def test_groups_are_sequences_of_samples(key):
@@ -232,7 +264,11 @@ def test_transforms(key):
   helpers.assert_transforms(sequences.token_log_probs, logits, tokens)
   helpers.assert_transforms(sequences.sequence_log_probs, logits, tokens)
   helpers.assert_transforms(lambda x: sequences.prefix_index(x, V), tokens)
+  helpers.assert_transforms(sequences.until_eos, tokens)
   values = jax.random.normal(key, (2, 9))
+  helpers.assert_transforms(
+    lambda x, r: sequences.regularized_table(x, r, 0.5), logits, values
+  )
   helpers.assert_transforms(sequences.expectation, logits, values)
   helpers.assert_transforms(
     lambda k, x: sequences.sample_sequences(k, x, 5),
