@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jaxalign import checks, numerics
 from jaxalign.diffusion import masked
 from jaxalign.divergences import kl_estimators
+from jaxalign.rl import surrogates as clipping
 
 __all__ = (
   "REFERENCE_PENALTIES",
@@ -130,15 +131,9 @@ def check_samples(parts: int = 0, advantages=None, **arrays) -> None:
 
 
 def clipped_loss(log_ratio, advantages, clip):
-  """PPO's pessimistic loss of each ratio `[...]`, and where it is flat.
-
-  `-min(rho A, clip(rho, 1 - e, 1 + e) A)`: 0, also in gradient, where A is 0.
-  """
-  live = advantages != 0
-  ratio = jnp.exp(jnp.where(live, log_ratio, 0))
-  free = ratio * advantages
-  held = jnp.clip(ratio, 1 - clip, 1 + clip) * advantages
-  return -jnp.minimum(free, held), held < free
+  """PPO's pessimistic loss of each ratio `[...]`, and where it is flat."""
+  advantages = jnp.broadcast_to(advantages, log_ratio.shape)
+  return clipping.clip_loss(log_ratio, advantages, eps_low=clip, eps_high=clip)
 
 
 def weighted(loss, weight, clipped=None) -> Surrogate:

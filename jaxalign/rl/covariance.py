@@ -111,8 +111,8 @@ def clip_cov_loss(
     share: of all tokens that may be left out, in (0, 1]; at least one.
     min_cov: the covariance must exceed it.
     max_cov: the covariance must be below it.
-    eps_low: of the clip, at least 0.
-    eps_high: of the clip, at least 0.
+    eps_low: of the clip, above 0.
+    eps_high: of the clip, above 0.
 
   Returns:
     `TokenLoss`; `clipped` also marks the tokens that are left out.

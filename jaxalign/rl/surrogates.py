@@ -131,8 +131,8 @@ def clip_loss(
   log_ratio: jax.Array,
   advantages: jax.Array,
   *,
-  eps_low: float = 0.2,
-  eps_high: float = 0.2,
+  eps_low: float | jax.Array = 0.2,
+  eps_high: float | jax.Array = 0.2,
   dual_clip: float | None = None,
   delta: float | None = None,
 ) -> TokenLoss:
@@ -147,8 +147,8 @@ def clip_loss(
   Args:
     log_ratio: `[..., T]`, of any level; `log r`.
     advantages: `[..., T]`, constants.
-    eps_low: lo, at least 0.
-    eps_high: hi, at least 0.
+    eps_low: lo, above 0; scalar, or broadcastable to `[..., T]`.
+    eps_high: hi, likewise.
     dual_clip: c, above 1.
     delta: above `1 + hi`.
 
@@ -169,10 +169,7 @@ def clip_loss(
     Control in MOBA Games (1912.09729), for dual clip; INTELLECT-2 (2505.07291),
     for delta; DAPO (2503.14476), for two bounds.
   """
-  if min(eps_low, eps_high) < 0:
-    raise ValueError(
-      f"eps_low and eps_high must be at least 0, were {eps_low}, {eps_high}"
-    )
+  checks.check_positive(eps_low=eps_low, eps_high=eps_high)
   if dual_clip is not None and dual_clip <= 1:
     raise ValueError(f"dual_clip must be above 1, was {dual_clip}")
   if delta is not None and delta <= 1 + eps_high:
@@ -211,8 +208,8 @@ def gspo_token_loss(
     old_logp: `[..., T]`, constants.
     advantages: `[..., T]`, constants.
     where: bool `[..., T]`.
-    eps_low: at least 0.
-    eps_high: at least 0.
+    eps_low: above 0.
+    eps_high: above 0.
 
   Returns:
     `TokenLoss`.
