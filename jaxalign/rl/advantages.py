@@ -11,6 +11,8 @@ policy gradient in expectation, subtracting the mean gives `(G - 1)/G` of it,
 and dividing by a group's deviation gives another direction altogether.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,10 +211,8 @@ def binary_group_slope(
   right = jnp.arange(1, num_generations, dtype=p.dtype)
   share = right / num_generations
   spread = jnp.sqrt(share * (1 - share) * (1 - ddof / num_generations))
-  log_ways = -(
-    jax.scipy.special.betaln(right + 1, num_generations - right + 1)
-    + np.log(num_generations + 1)
-  )
+  ways = [math.comb(num_generations, k) for k in range(1, num_generations)]
+  log_ways = jnp.asarray([math.log(n) for n in ways], p.dtype)
   log_pmf = right * jnp.log(p) + (num_generations - right) * jnp.log1p(-p)
   total = jnp.sum(jnp.exp(log_ways + log_pmf) * spread, -1)
   return total / (p * (1 - p))[..., 0]
