@@ -18,6 +18,16 @@ from jaxalign.rl.aggregation import (
   BatchLoss,
   aggregate,
 )
+from jaxalign.rl.algorithms import (
+  ALGORITHMS,
+  CORRECTIONS,
+  SURROGATES,
+  LossOutput,
+  PolicyBatch,
+  PolicyLossConfig,
+  algorithm,
+  policy_loss,
+)
 from jaxalign.rl.corrections import (
   masked_is_weights,
   off_policy_mask,
@@ -42,16 +52,6 @@ from jaxalign.rl.kl_penalty import (
 from jaxalign.rl.lengths import (
   drop_truncated,
   overlong_reward,
-)
-from jaxalign.rl.policy_loss import (
-  ALGORITHMS,
-  CORRECTIONS,
-  SURROGATES,
-  LossOutput,
-  PolicyBatch,
-  PolicyLossConfig,
-  algorithm,
-  policy_loss,
 )
 from jaxalign.rl.surrogates import (
   LEVELS,

@@ -2,7 +2,7 @@
 """Losses of tokens whose gradient is a policy gradient.
 
 What is here takes a log-ratio and an advantage for each token `[..., T]` and
-gives a loss for each token; `aggregation` averages, `policy_loss` puts both
+gives a loss for each token; `aggregation` averages, `algorithms` puts both
 together. The level of the ratio is chosen before, by `log_ratio`: that of a
 sequence stands at each of its tokens, so that one clipped loss serves token
 level (PPO, GRPO), sequence level (RLOO) and length-normalised sequence level

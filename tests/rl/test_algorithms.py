@@ -6,19 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxalign.rl import advantages, policy_loss, surrogates
+from jaxalign.rl import advantages, algorithms, surrogates
 from tests import helpers
 from tests.rl import bed
 
 LENGTHS = np.array([4, 2, 3, 0])
 WHERE = np.arange(5) < LENGTHS[:, None]
-NAMES = sorted(policy_loss.ALGORITHMS)
+NAMES = sorted(algorithms.ALGORITHMS)
 
 
 def config(name, **changes):
-  if policy_loss.ALGORITHMS[name].get("aggregation") == "constant":
+  if algorithms.ALGORITHMS[name].get("aggregation") == "constant":
     changes = {"max_length": 8, **changes}
-  return policy_loss.algorithm(name, **changes)
+  return algorithms.algorithm(name, **changes)
 
 
 def batch(key, dtype=jnp.float64):
@@ -28,7 +28,7 @@ def batch(key, dtype=jnp.float64):
   old, ref, drawn = (
     logp + 0.5 * jax.random.normal(k, WHERE.shape, dtype) for k in keys[1:]
   )
-  return policy_loss.PolicyBatch(
+  return algorithms.PolicyBatch(
     logp,
     old,
     jnp.array([1.0, -0.7, 0.4, 2.0], dtype),
@@ -44,7 +44,7 @@ def loss_and_slope(chosen, given):
   """Every loss of a tuple of configs, in one program."""
 
   def loss(logp, one):
-    output = policy_loss.policy_loss(one, given._replace(logp=logp))
+    output = algorithms.policy_loss(one, given._replace(logp=logp))
     return output.loss, output
 
   return {
@@ -156,7 +156,7 @@ def test_gradients_are_those_of_the_value(key):
     # Far from the kinks of clips, which central differences see as well.
     helpers.assert_gradient(
       lambda x, n=name: (
-        policy_loss.policy_loss(config(n), given._replace(logp=x)).loss
+        algorithms.policy_loss(config(n), given._replace(logp=x)).loss
       ),
       given.logp,
     )
@@ -166,14 +166,14 @@ def test_parts_compose(key):
   """Correction times surrogate where selected, plus the divergence."""
   given = batch(key)
   selected = jax.random.bernoulli(key, 0.5, WHERE.shape)
-  chosen = policy_loss.algorithm(
+  chosen = algorithms.algorithm(
     "dapo",
     kl="k2",
     kl_coefficient=0.3,
     correction="truncate",
     correction_options=(("max_weight", 1.1),),
   )
-  output = policy_loss.policy_loss(chosen, given._replace(selected=selected))
+  output = algorithms.policy_loss(chosen, given._replace(selected=selected))
   m, a = WHERE, np.asarray(given.advantages)[:, None]
   r = np.exp(given.logp - given.old_logp)
   ppo = -np.minimum(r * a, np.clip(r, 0.8, 1.28) * a)
@@ -195,10 +195,10 @@ def test_overflow_is_reported(key):
   given = batch(key)
   logp = given.logp.at[0, 1].add(500.0)
   given = given._replace(logp=logp, advantages=-jnp.ones(4))
-  held = policy_loss.policy_loss(config("grpo"), given)
+  held = algorithms.policy_loss(config("grpo"), given)
   assert jnp.isfinite(held.loss)
   helpers.assert_close(held.metrics["overflow"], 1 / 9)
-  free = policy_loss.policy_loss(
+  free = algorithms.policy_loss(
     config("grpo", max_log_ratio=None),
     jax.tree.map(
       lambda x: x.astype(jnp.float32) if x.dtype == jnp.float64 else x, given
@@ -210,9 +210,9 @@ def test_overflow_is_reported(key):
 def test_losses_of_microbatches_join(key):
   given = batch(key)._replace(key=None)
   for name in ("grpo", "dapo", "dr_grpo"):
-    whole = policy_loss.policy_loss(config(name), given)
+    whole = algorithms.policy_loss(config(name), given)
     parts = [
-      policy_loss.policy_loss(
+      algorithms.policy_loss(
         config(name), jax.tree.map(lambda x, r=rows: x[r], given)
       )
       for rows in (slice(0, 1), slice(1, 4))
@@ -228,7 +228,7 @@ def test_expected_gradient_of_a_corrected_loss():
   exact = jax.grad(lambda x: bed.value(x, rewards))(table)
 
   def loss(logp, group):
-    given = policy_loss.PolicyBatch(
+    given = algorithms.PolicyBatch(
       logp,
       old[group],
       advantages.group_advantages(
@@ -236,7 +236,7 @@ def test_expected_gradient_of_a_corrected_loss():
       ),
       where[group],
     )
-    return -policy_loss.policy_loss(config("rloo"), given).loss
+    return -algorithms.policy_loss(config("rloo"), given).loss
 
   helpers.assert_close(bed.expected_gradient(loss, table), exact, atol=1e-15)
 
@@ -249,7 +249,7 @@ def test_configs_are_static_and_equal_ones_share_a_program(key):
   def run(chosen, data):
     nonlocal count
     count += 1
-    return policy_loss.policy_loss(chosen, data).loss
+    return algorithms.policy_loss(chosen, data).loss
 
   run(config("dapo", dual_clip=3.0, eps_low=0.1), given)
   run(config("dapo", eps_low=0.1, dual_clip=3.0), given)
@@ -268,7 +268,7 @@ def test_transforms(key):
     )  # fmt: skip
     parts = dict(kl="ratio_k3", kl_coefficient=0.1, correction="mask")
     return tuple(
-      policy_loss.policy_loss(config(name, **parts), given)
+      algorithms.policy_loss(config(name, **parts), given)
       for name in ("gspo", "kl_cov")
     )
 
@@ -284,37 +284,37 @@ def test_transforms(key):
 def test_bad_input(key):
   given = batch(key)
   with pytest.raises(ValueError, match="unknown algorithm 'grop': choose one"):
-    policy_loss.algorithm("grop")
+    algorithms.algorithm("grop")
   with pytest.raises(ValueError, match="'sapo' takes no option 'eps_high'"):
-    policy_loss.algorithm("sapo", eps_high=0.3)
+    algorithms.algorithm("sapo", eps_high=0.3)
   with pytest.raises(ValueError, match="'clip' takes no option 'cap'"):
-    policy_loss.PolicyLossConfig(options=(("cap", 5.0),))
+    algorithms.PolicyLossConfig(options=(("cap", 5.0),))
   with pytest.raises(ValueError, match="'dr_grpo' needs max_length"):
-    policy_loss.algorithm("dr_grpo")
+    algorithms.algorithm("dr_grpo")
   with pytest.raises(ValueError, match="'truncate' takes no option 'min_weigh"):
-    policy_loss.algorithm(
+    algorithms.algorithm(
       "grpo", correction="truncate", correction_options=(("min_weight", 1.0),)
     )
   with pytest.raises(ValueError, match="correction_options were given"):
-    policy_loss.algorithm("grpo", correction_options=(("max_weight", 1.0),))
+    algorithms.algorithm("grpo", correction_options=(("max_weight", 1.0),))
   with pytest.raises(ValueError, match="kl and kl_coefficient belong together"):
-    policy_loss.algorithm("grpo", kl="k2")
+    algorithms.algorithm("grpo", kl="k2")
   with pytest.raises(ValueError, match="unknown kl 'k4'"):
-    policy_loss.algorithm("grpo", kl="k4", kl_coefficient=1.0)
+    algorithms.algorithm("grpo", kl="k4", kl_coefficient=1.0)
   with pytest.raises(ValueError, match="'k2' needs ref_logp"):
-    policy_loss.policy_loss(
+    algorithms.policy_loss(
       config("grpo", kl="k2", kl_coefficient=0.1),
       given._replace(ref_logp=None),
     )
   with pytest.raises(ValueError, match="'clip_cov' needs key"):
-    policy_loss.policy_loss(config("clip_cov"), given._replace(key=None))
+    algorithms.policy_loss(config("clip_cov"), given._replace(key=None))
   with pytest.raises(AssertionError, match="need one shape: advantages"):
-    policy_loss.policy_loss(
+    algorithms.policy_loss(
       config("grpo"), given._replace(advantages=jnp.zeros(3))
     )
   with pytest.raises(AssertionError, match="need one shape: .*old_logp"):
-    policy_loss.policy_loss(
+    algorithms.policy_loss(
       config("grpo"), given._replace(old_logp=given.old_logp[:, :2])
     )
-  assert policy_loss.SURROGATES["clip"] is surrogates.clip_loss
-  assert set(policy_loss.CORRECTIONS) == {"truncate", "mask"}
+  assert algorithms.SURROGATES["clip"] is surrogates.clip_loss
+  assert set(algorithms.CORRECTIONS) == {"truncate", "mask"}
