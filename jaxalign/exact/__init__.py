@@ -21,6 +21,12 @@ from jaxalign.exact.circuits import (
   unmask_one_by_one,
   xor_tree,
 )
+from jaxalign.exact.completions import (
+  Completions,
+  completion_log_probs,
+  enumerate_completions,
+  expected_group_gradient,
+)
 from jaxalign.exact.games import (
   cyclic_game,
   enumerate_maximal_lotteries,
@@ -96,6 +102,7 @@ from jaxalign.exact.sequences import (
 __all__ = (
   "MAX_SIZE",
   "AffineFlow",
+  "Completions",
   "GaussianChain",
   "LinearPolicy",
   "LinearQuadratic",
@@ -113,14 +120,17 @@ __all__ = (
   "chain_elbo",
   "chain_log_prob",
   "chain_marginal",
+  "completion_log_probs",
   "conditional_log_probs",
   "cosine_alpha_bar",
   "cyclic_game",
+  "enumerate_completions",
   "enumerate_maximal_lotteries",
   "enumerate_sequences",
   "enumerate_trajectories",
   "euler_marginal",
   "expectation",
+  "expected_group_gradient",
   "fixed_schedule_log_prob",
   "flow_excess",
   "flow_losses",

@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All groups of three completions of at most two tokens out of three.
+"""One policy over completions of at most two tokens out of three.
 
-Token 0 ends a completion: 7 completions, 343 groups. The expected gradient of a
-loss is a sum over them, not a simulation.
+Token 0 ends a completion: 7 completions, 343 groups of three. The expected
+gradient of a loss is a sum over them, not a simulation.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxalign.exact import sequences
+from jaxalign.exact import completions, sequences
 
 V, T, G = 3, 2, 3
-_ALL = np.asarray(sequences.enumerate_sequences(V, T))
-_KEPT = np.asarray(sequences.until_eos(jnp.asarray(_ALL)))
-# What follows EOS is summed out: one representative of each completion.
-_ONE = np.all(_KEPT | (_ALL == 0), -1)
-TOKENS, WHERE = _ALL[_ONE], _KEPT[_ONE]
-GROUPS = np.asarray(sequences.enumerate_sequences(len(TOKENS), G))
+COMPLETIONS = completions.enumerate_completions(V, T)
+TOKENS, WHERE = COMPLETIONS
 
 
 def logits():
@@ -30,7 +25,7 @@ def rewards():
 
 def token_logp(table):
   """`[7, 2]`, 0 after the end."""
-  return jnp.where(WHERE, sequences.token_log_probs(table, TOKENS), 0)
+  return completions.completion_log_probs(table, COMPLETIONS)
 
 
 def value(table, of):
@@ -39,19 +34,9 @@ def value(table, of):
 
 
 def expected_gradient(loss, table, sampler=None):
-  """Gradient at `table` of the mean of `loss(logp, group)` over all groups.
-
-  Args:
-    loss: of token log-probabilities `[G, T]` and indices of completions `[G]`.
-    table: the policy.
-    sampler: the table that groups are drawn from; the policy by default.
-  """
-  drawn = token_logp(table if sampler is None else sampler)
-  weights = jnp.exp(jnp.sum(drawn[GROUPS], (1, 2)))
-
-  def mean(x):
-    logp = token_logp(x)
-    each = jax.vmap(lambda group: loss(logp[group], group))(jnp.array(GROUPS))
-    return weights @ each
-
-  return jax.jit(jax.grad(mean))(table)
+  """Of the mean of `loss(logp, group)` over all groups of the sampler."""
+  return jax.jit(
+    lambda x: completions.expected_group_gradient(
+      loss, x, COMPLETIONS, num_generations=G, sampler_logits=sampler
+    )
+  )(table)

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from jaxalign import checks
+from jaxalign.exact import sequences
 from jaxalign.rl import advantages
 from tests import helpers
 from tests.rl import bed
@@ -208,8 +209,8 @@ def test_best_of_group_is_the_gradient_of_the_best():
 
   def best(x):
     logp = jnp.sum(bed.token_logp(x), -1)
-    probs = jnp.exp(jnp.sum(logp[bed.GROUPS], -1))
-    return probs @ jnp.max(rewards[bed.GROUPS], -1)
+    groups = sequences.enumerate_sequences(len(rewards), bed.G)
+    return jnp.exp(jnp.sum(logp[groups], -1)) @ jnp.max(rewards[groups], -1)
 
   def loss(logp, group):
     given = advantages.best_of_group_rewards(

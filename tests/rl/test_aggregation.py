@@ -62,7 +62,7 @@ def expected_gradient(
 ):
   """Minus the gradient of a clipped loss at the old policy, all groups."""
   rewards, old = bed.rewards(), bed.token_logp(bed.logits())
-  where = jnp.asarray(bed.WHERE)
+  where = bed.WHERE
 
   def loss(logp, group):
     given = advantages.group_advantages(

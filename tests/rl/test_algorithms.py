@@ -221,7 +221,7 @@ def test_losses_of_microbatches_join(key):
 def test_expected_gradient_of_a_corrected_loss():
   """RLOO, k2 of sequences in the loss: grad E r - beta KL, by enumeration."""
   table, rewards = bed.logits(), bed.rewards()
-  old, where = bed.token_logp(table), jnp.asarray(bed.WHERE)
+  old, where = bed.token_logp(table), bed.WHERE
   exact = jax.grad(lambda x: bed.value(x, rewards))(table)
 
   def loss(logp, group):

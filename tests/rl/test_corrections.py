@@ -23,7 +23,7 @@ def sampler():
 def corrected_gradient(level):
   """E_mu[w R grad log pi], untruncated, over all groups of the sampler."""
   old, drawn = bed.token_logp(bed.logits()), bed.token_logp(sampler())
-  rewards, where = bed.rewards(), jnp.asarray(bed.WHERE)
+  rewards, where = bed.rewards(), bed.WHERE
 
   def loss(logp, group):
     weights = corrections.truncated_is_weights(

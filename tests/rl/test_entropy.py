@@ -18,7 +18,7 @@ def test_chain_rule_of_entropy_and_what_tokens_leave_out():
     return -jnp.sum(jnp.exp(logp) * logp)
 
   def of_tokens(x, drawn):
-    at = sequences.conditional_log_probs(x, jnp.asarray(bed.TOKENS))
+    at = sequences.conditional_log_probs(x, bed.TOKENS)
     each = jnp.where(bed.WHERE, entropy.token_entropy(at), 0)
     return bed.value(drawn, jnp.sum(each, -1))
 

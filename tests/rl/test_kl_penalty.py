@@ -29,7 +29,7 @@ def divergence(table, *, forward=False):
 
 def placed(kind, *, tokens):
   """Expected gradient of a term in the loss, of tokens or of sequences."""
-  ref, where = reference(), jnp.asarray(bed.WHERE)
+  ref, where = reference(), bed.WHERE
 
   def loss(logp, group):
     pair = (logp, ref[group])
@@ -85,7 +85,7 @@ def test_gradients_of_tokens_are_local():
 
 def test_k1_in_the_reward_is_exact_with_rewards_to_go():
   table, ref, beta = bed.logits(), reference(), 0.3
-  rewards, where = bed.rewards(), jnp.asarray(bed.WHERE)
+  rewards, where = bed.rewards(), bed.WHERE
   old = bed.token_logp(table)
   exact = jax.grad(lambda x: bed.value(x, rewards) - beta * divergence(x))(
     table
