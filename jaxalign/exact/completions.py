@@ -115,7 +115,7 @@ def expected_group_gradient(
 
   Args:
     loss: of log-probabilities `[G, T]` and of the completions' indices `[G]`;
-      any tree of scalars, all differentiated.
+      a scalar.
     logits: `[num_prefixes(V, T), V]`, the policy.
     completions: of the same V and T.
     num_generations: G.
@@ -123,7 +123,7 @@ def expected_group_gradient(
       the policy itself by default.
 
   Returns:
-    The tree of `[num_prefixes(V, T), V]`.
+    `[num_prefixes(V, T), V]`.
 
   Raises:
     AssertionError: rank or type.
@@ -143,14 +143,13 @@ def expected_group_gradient(
     len(completions.tokens), num_generations
   )
   sampler = logits if sampler_logits is None else sampler_logits
-  drawn = jax.lax.stop_gradient(completion_log_probs(sampler, completions))
-  probs = jnp.exp(jnp.sum(drawn[groups], (1, 2)))
-
-  def mean(x):
-    log_probs = completion_log_probs(x, completions)
-    each = jax.vmap(lambda group: loss(log_probs[group], group))(groups)
-    # A group that cannot be drawn may have any loss.
-    kept = jax.tree.map(lambda y: jnp.where(probs > 0, y, 0), each)
-    return jax.tree.map(lambda y: probs @ y, kept)
-
-  return jax.jacrev(mean)(logits)
+  drawn = jnp.sum(completion_log_probs(sampler, completions), -1)
+  probs = jnp.exp(jnp.sum(drawn[groups], -1))[:, None, None]
+  # By the chain rule: first what each group asks of its log-probabilities.
+  log_probs, to_logits = jax.vjp(
+    lambda x: completion_log_probs(x, completions), logits
+  )
+  wanted = jax.vmap(jax.grad(loss))(log_probs[groups], groups)
+  # A group that cannot be drawn may ask for anything.
+  wanted = jnp.where(probs > 0, probs * wanted, 0)
+  return to_logits(jnp.zeros_like(log_probs).at[groups].add(wanted))[0]
