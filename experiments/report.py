@@ -134,15 +134,20 @@ def html_report(records: Sequence[tuple[dict[str, Any], pathlib.Path]]) -> str:
 
 
 def markdown_table(records: Sequence[dict[str, Any]]) -> str:
-  """The README's table of claims."""
-  lines = [
-    "| experiment | claim | measured | | theory | tolerance | verdict |",
-    "|---|---|---:|:-:|---:|---:|---|",
-  ]
+  """The README's claims: a table for each experiment, folded."""
+  parts = []
   for record in records:
-    for claim in record["claims"]:
+    claims = record["claims"]
+    held = sum(claim["holds"] for claim in claims)
+    parts += [
+      f"<details><summary><code>{record['experiment']}</code>:"
+      f" {held} of {len(claims)} claims hold</summary>",
+      "",
+      "| claim | measured | | theory | tolerance | verdict |",
+      "|---|---:|:-:|---:|---:|---|",
+    ]
+    for claim in claims:
       cells = [
-        f"`{record['experiment']}`",
         claim["statement"].replace("|", "\\|"),
         harness.format_number(claim["measured"]),
         _RELATION[claim["relation"]],
@@ -150,5 +155,6 @@ def markdown_table(records: Sequence[dict[str, Any]]) -> str:
         harness.format_number(claim["tolerance"]),
         "holds" if claim["holds"] else "**FAILED**",
       ]
-      lines.append(f"| {' | '.join(cells)} |")
-  return "\n".join(lines)
+      parts.append(f"| {' | '.join(cells)} |")
+    parts += ["", "</details>", ""]
+  return "\n".join(parts).rstrip()

@@ -8,7 +8,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments import benchmark, harness
-from experiments.stages.benchmark import diffusion, timing
+from experiments.stages.benchmark import (
+  diffusion,
+  policy_gradients,
+  timing,
+)
 from jaxalign import divergences
 from tests import helpers
 
@@ -55,6 +59,9 @@ def test_it_runs_and_judges(monkeypatch):
   results = benchmark.run(config, progress=False)
   judged = {claim.name: claim for claim in results.claims}
   assert judged["Nash agreement"].holds
+  assert {row["loss"] for row in results.tables["policy losses"]} == set(
+    policy_gradients.LOSSES
+  )
   assert judged["any-order agreement"].holds and judged["forwards"].holds
   assert set(judged) >= {"divergence values", "divergence gradients", "import"}
   rows = results.tables["divergences against their unsafe forms"]
