@@ -621,6 +621,8 @@ def execute(
   results = experiment.run(config, progress=progress)
   record = record_of(results, config, preset, time.perf_counter() - start)
   save(results, record, experiment.plot(results), output_dir)
+  # The more programs live, the longer the next one takes to compile.
+  jax.clear_caches()
   return record
 
 

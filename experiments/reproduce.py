@@ -32,6 +32,18 @@ EXPERIMENTS = (
   "parallel_sampling",
   "remasking",
   "diffusion_control",
+  "surrogate_gradients",
+  "kl_placement",
+  "rank_bias",
+  "diversity",
+  "token_shifts",
+  "curriculum",
+  "self_explanation",
+  "risk",
+  "mirror_descent",
+  "gflownet",
+  "flow_critics",
+  "value_mapping",
 )
 
 

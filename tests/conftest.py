@@ -49,6 +49,31 @@ def pytest_collection_finish():
   gc.set_threshold(20_000, 20, 20)
 
 
+# Each program's intermediate code lives on in JAX's caches, and whatever lives
+# is looked through for each type of each new program: at a thousand programs
+# that takes more than two thirds of the time of compiling.
+_MOST_PROGRAMS = 128
+_num_programs = 0
+
+
+def _count_programs(event, duration, **_):
+  global _num_programs
+  _num_programs += event.endswith("backend_compile_duration")
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_programs)
+
+
+@pytest.fixture(autouse=True)
+def _few_programs():
+  """Forgets programs before they are too many; the cache on disk has them."""
+  global _num_programs
+  yield
+  if _num_programs > _MOST_PROGRAMS:
+    jax.clear_caches()
+    _num_programs = 0
+
+
 @pytest.fixture(autouse=True)
 def _double_precision():
   with jax.enable_x64(True):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every function of the library must survive, said once."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,16 @@ def assert_close(actual, expected, *, rtol=1e-10, atol=1e-12):
   )
 
 
+def _row(arrays, i):
+  return [jnp.asarray(a[i]) for a in arrays]
+
+
 def assert_transforms(fn, *args, rtol=1e-10, atol=1e-12):
   """Checks eager = jit = vmap = pmap, one trace, and float32 in, float32 out.
+
+  Compiling takes the time: eager is every operation of the first row, jit a
+  program that serves both rows, vmap and pmap one in which two devices have
+  the two rows, each in another order.
 
   Args:
     fn: takes the arrays without their leading axis.
@@ -27,31 +37,31 @@ def assert_transforms(fn, *args, rtol=1e-10, atol=1e-12):
     rtol: relative tolerance between the variants.
     atol: absolute tolerance between the variants.
   """
-  rows = [fn(*(a[i] for a in args)) for i in range(2)]
-  expected = jax.tree.map(lambda *xs: jnp.stack(xs), *rows)
+  close = functools.partial(assert_close, rtol=rtol, atol=atol)
+  args = [a if _is_key(a) else np.asarray(a) for a in args]
   chex.clear_trace_counter()
   counted = jax.jit(chex.assert_max_traces(fn, n=1))
-  jitted = [counted(*(a[i] for a in args)) for i in range(2)]
-  jitted = jax.tree.map(lambda *xs: jnp.stack(xs), *jitted)
-  assert_close(jitted, expected, rtol=rtol, atol=atol)
-  # Compiled: one program, not one for each operation.
-  vmapped = jax.jit(jax.vmap(fn))(*args)
-  assert_close(vmapped, expected, rtol=rtol, atol=atol)
-  assert_close(
-    jax.pmap(fn, devices=jax.devices()[:2])(*args),
-    expected,
-    rtol=rtol,
-    atol=atol,
-  )
-  assert_keeps_float32(lambda *a: fn(*(x[0] for x in a)), *args)
+  first, second = (counted(*_row(args, i)) for i in range(2))
+  close(fn(*_row(args, 0)), first)
+  swapped = [(jnp if _is_key(a) else np).stack([a, a[::-1]]) for a in args]
+  mapped = jax.pmap(jax.vmap(fn), devices=jax.devices()[:2])(*swapped)
+  mapped = jax.tree.map(np.asarray, mapped)
+  rows = ((first, second), (second, first))
+  for i, j in np.ndindex(2, 2):
+    close(jax.tree.map(lambda x, at=(i, j): x[at], mapped), rows[i][j])
+  assert_keeps_float32(fn, *(a[0] for a in args))
+
+
+def _is_key(x):
+  return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def assert_keeps_float32(fn, *args):
   """Float32 arguments give float32 results, even where x64 is enabled."""
 
   def cast(x):
-    x = jnp.asarray(x)
-    return x.astype(jnp.float32) if x.dtype == jnp.float64 else x
+    double = not _is_key(x) and x.dtype == np.float64
+    return jax.ShapeDtypeStruct(x.shape, np.float32 if double else x.dtype)
 
   for leaf in jax.tree.leaves(jax.eval_shape(fn, *(cast(a) for a in args))):
     if jnp.issubdtype(leaf.dtype, jnp.floating):

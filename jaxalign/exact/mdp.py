@@ -26,6 +26,8 @@ __all__ = (
   "random_mdp",
 )
 
+_EXACT = jax.lax.Precision.HIGHEST
+
 
 class TabularMDP(NamedTuple):
   """A Markov decision process of S states and A actions.
@@ -38,7 +40,7 @@ class TabularMDP(NamedTuple):
 
   transitions: jax.Array
   rewards: jax.Array
-  discount: jax.typing.ArrayLike
+  discount: float | jax.Array
 
 
 class Trajectories(NamedTuple):
@@ -48,7 +50,8 @@ class Trajectories(NamedTuple):
     states: int32 `[N, H + 1]`.
     actions: int32 `[N, H]`.
     rewards: `[N, H]`.
-    log_probs: `[N, H]`, log pi of the actions, differentiable in the policy.
+    log_probs: `[N, H]`, log pi of the actions, differentiable in the policy;
+      -inf, with gradient 0, for actions that it never takes.
     probs: `[N]`, of the whole trajectory; they sum to 1.
   """
 
@@ -68,6 +71,11 @@ def _check(mdp: TabularMDP, **policies: jax.Array) -> None:
       f" {mdp.transitions.shape} and {jnp.shape(mdp.rewards)}"
     )
   checks.check_same_shape(rewards=mdp.rewards, **policies)
+
+
+def _moves(mdp: TabularMDP, policy: jax.Array) -> jax.Array:
+  """`P_pi`, `[S, S]`: from state to state under a policy."""
+  return jnp.einsum("sa,sat->st", policy, mdp.transitions, precision=_EXACT)
 
 
 def random_mdp(
@@ -135,7 +143,9 @@ def action_values(mdp: TabularMDP, values: jax.Array) -> jax.Array:
     Bellman, Dynamic Programming (1957).
   """
   _check(mdp)
-  return mdp.rewards + mdp.discount * (mdp.transitions @ values)
+  # Accelerators would otherwise round the factors to fewer bits.
+  ahead = jnp.matmul(mdp.transitions, values, precision=_EXACT)
+  return mdp.rewards + mdp.discount * ahead
 
 
 def policy_values(mdp: TabularMDP, policy: jax.Array) -> jax.Array:
@@ -162,7 +172,7 @@ def policy_values(mdp: TabularMDP, policy: jax.Array) -> jax.Array:
     Puterman, Markov Decision Processes (1994), theorem 6.1.1.
   """
   _check(mdp, policy=policy)
-  moves = jnp.einsum("sa,sat->st", policy, mdp.transitions)
+  moves = _moves(mdp, policy)
   system = jnp.eye(len(moves), dtype=moves.dtype) - mdp.discount * moves
   return jnp.linalg.solve(system, jnp.sum(policy * mdp.rewards, -1))
 
@@ -214,7 +224,8 @@ def optimal_values(mdp: TabularMDP) -> jax.Array:
     Howard, Dynamic Programming and Markov Processes (1960).
   """
   _check(mdp)
-  rounding = 100 * jnp.finfo(mdp.rewards.dtype).eps
+  start = policy_values(mdp, greedy_policy(mdp.rewards))
+  rounding = 100 * jnp.finfo(start.dtype).eps
 
   def improve(state):
     values, _ = state
@@ -223,7 +234,6 @@ def optimal_values(mdp: TabularMDP) -> jax.Array:
     scale = rounding * (1 + jnp.max(jnp.abs(new)))
     return jnp.maximum(new, values), jnp.any(new > values + scale)
 
-  start = policy_values(mdp, greedy_policy(mdp.rewards))
   return jax.lax.while_loop(lambda s: s[1], improve, (start, True))[0]
 
 
@@ -255,7 +265,7 @@ def occupancy(
     Puterman, Markov Decision Processes (1994), section 6.9.
   """
   _check(mdp, policy=policy)
-  moves = jnp.einsum("sa,sat->st", policy, mdp.transitions)
+  moves = _moves(mdp, policy)
   system = jnp.eye(len(moves), dtype=moves.dtype) - mdp.discount * moves.T
   states = (1 - mdp.discount) * jnp.linalg.solve(system, start)
   return states[:, None] * policy
@@ -300,9 +310,10 @@ def enumerate_trajectories(
   actions = steps // num_states
   states = jnp.concatenate([first[:, None], steps % num_states], 1)
   before, after = states[:, :-1], states[:, 1:]
-  moves = mdp.transitions[before, actions, after]
-  chosen = policy[before, actions]
-  probs = start[first] * jnp.prod(moves * chosen, -1)
-  return Trajectories(
-    states, actions, mdp.rewards[before, actions], jnp.log(chosen), probs
-  )
+  moves = jnp.asarray(mdp.transitions)[before, actions, after]
+  rewards = jnp.asarray(mdp.rewards)[before, actions]
+  chosen = jnp.asarray(policy)[before, actions]
+  probs = jnp.asarray(start)[first] * jnp.prod(moves * chosen, -1)
+  taken = chosen > 0
+  log_probs = jnp.where(taken, jnp.log(jnp.where(taken, chosen, 1)), -jnp.inf)
+  return Trajectories(states, actions, rewards, log_probs, probs)

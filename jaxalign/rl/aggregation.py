@@ -92,7 +92,7 @@ def aggregate(
   rows = numerics.masked_sum(loss, where, -1)
   if mode == "seq_mean_token_mean":
     rows /= jnp.maximum(lengths, 1)
-  if mode == "constant":
+  if max_length is not None:
     checks.check_positive(max_length=max_length)
     weight = jnp.asarray(len(loss) * max_length, loss.dtype)
   elif mode == "token_mean":

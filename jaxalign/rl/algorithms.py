@@ -246,8 +246,8 @@ class LossOutput(NamedTuple):
   metrics: dict[str, jax.Array]
 
 
-def _read(batch: PolicyBatch) -> dict[str, jax.Array | None]:
-  """Checked arrays `[B, T]`, 0 under the mask, constants but for logp."""
+def _read(batch: PolicyBatch) -> dict[str, jax.Array]:
+  """What is given, checked, `[B, T]`, 0 under the mask; only logp moves."""
   checks.check_rank(2, logp=batch.logp)
   arrays = {
     "logp": batch.logp,
@@ -267,16 +267,15 @@ def _read(batch: PolicyBatch) -> dict[str, jax.Array | None]:
     name: jnp.where(batch.where, numerics.as_float(x), 0)
     for name, x in given.items()
   }
-  fixed = {
+  return {
     name: x if name == "logp" else jax.lax.stop_gradient(x)
     for name, x in clean.items()
   }
-  return {**dict.fromkeys(arrays), **fixed}
 
 
 def _need(arrays: Mapping[str, Any], names, what: str) -> list:
   for name in names:
-    if arrays[name] is None:
+    if arrays.get(name) is None:
       raise ValueError(f"{what!r} needs {name}, which the batch does not have")
   return [arrays[name] for name in names]
 

@@ -134,8 +134,8 @@ def clip_cov_loss(
   token = surrogates.clip_loss(
     log_ratio, advantages, eps_low=eps_low, eps_high=eps_high
   )
-  constants = (numerics.as_float(x) for x in (advantages, logp))
-  covariance = _covariance(*constants, where)
+  advantages, logp = numerics.as_float(advantages), numerics.as_float(logp)
+  covariance = _covariance(advantages, logp, where)
   eligible = (covariance > min_cov) & (covariance < max_cov) & where
   left_out = _first(
     jax.random.uniform(key, where.shape), eligible, share, where

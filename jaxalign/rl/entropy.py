@@ -100,7 +100,8 @@ def entropy_bonus_loss(
     Asynchronous Methods for Deep Reinforcement Learning (1602.01783).
   """
   checks.check_same_shape(entropy=entropy, where=where)
-  return -coefficient * numerics.masked_mean(numerics.as_float(entropy), where)
+  mean = numerics.masked_mean(numerics.as_float(entropy), where)
+  return -numerics.as_float(coefficient).astype(mean.dtype) * mean
 
 
 def adaptive_entropy_coefficient(

@@ -106,13 +106,14 @@ def log_ratio(
   return jnp.where(where, total, 0)
 
 
-def prepare(advantages: jax.Array, **arrays: jax.Array):
+def prepare(
+  advantages: jax.Array, **arrays: jax.Array
+) -> tuple[jax.Array, ...]:
   """Checks one shape; advantages and the arrays in the wider of their types."""
   checks.check_same_shape(advantages=advantages, **arrays)
   checks.check_float(advantages=advantages, **arrays)
-  arrays = tuple(numerics.as_float(x) for x in arrays.values())
-  advantages = jax.lax.stop_gradient(numerics.as_float(advantages))
-  return advantages, *arrays
+  fixed = jax.lax.stop_gradient(numerics.as_float(advantages))
+  return fixed, *(numerics.as_float(x) for x in arrays.values())
 
 
 def exp_ratio(x: jax.Array, advantages: jax.Array) -> jax.Array:

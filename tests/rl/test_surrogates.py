@@ -30,6 +30,7 @@ def test_levels_of_the_ratio(key):
   logp, old, _ = draw(key)
   lr = np.where(WHERE, logp - old, 0)
   lengths = np.array([4, 2, 1])[:, None]
+  assert surrogates.LEVELS[3] == "sequence_mean_token"
   for level, expected in (
     ("token", lr),
     ("sequence", np.where(WHERE, lr.sum(1, keepdims=True), 0)),
