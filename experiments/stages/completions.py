@@ -34,13 +34,11 @@ class Worlds(NamedTuple):
 
 def worlds(seeds: range) -> Worlds:
   """Normal logits and rewards."""
-  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-  first, second, third = jnp.moveaxis(
-    jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0
-  )
-  table = jax.vmap(lambda key: sequences.random_table(key, V, T))
-  rewards = jax.vmap(lambda key: jax.random.normal(key, (len(WHERE),)))(third)
-  return Worlds(table(first), table(second), rewards)
+  draws = [np.random.default_rng(seed) for seed in seeds]
+  rows = sequences.num_prefixes(V, T)
+  shapes = ((rows, V), (rows, V), (len(WHERE),))
+  each = [[draw.standard_normal(shape) for shape in shapes] for draw in draws]
+  return Worlds(*(jnp.stack(x) for x in zip(*each, strict=True)))
 
 
 def token_log_probs(logits: jax.Array) -> jax.Array:

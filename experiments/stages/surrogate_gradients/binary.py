@@ -13,6 +13,7 @@ from jaxalign.rl import advantages
 
 SIZES = (2, 3, 4)  # of groups whose completions are all listed
 SHOWN = (2, 4, 8, 16)
+LARGE = 1024
 P = 0.25
 PRINTED = {4: 1.645032, 8: 2.026116, 16: 2.197914}
 CORRECT = np.array([0, 1, 0, 0, 1, 0, 1], bool)  # of the seven completions
@@ -33,7 +34,7 @@ def _loss(size: int, ddof: int):
 
 @jax.jit
 def gradients(logits: jax.Array):
-  """By size and ddof `[K, 4, 3]`; the gradient of p, and p."""
+  """By size and ddof `[K, 4, 3]`; the gradient of p, and c_G(p) `[K]`."""
 
   def success(x):
     return completions.value(x, jnp.asarray(CORRECT, x.dtype))
@@ -46,21 +47,27 @@ def gradients(logits: jax.Array):
     for ddof in (0, 1)
   ]
   p, slope = jax.value_and_grad(success)(logits)
-  return jnp.stack(found), slope, p
+  theory = [
+    advantages.binary_group_slope(p, num_generations=size, ddof=ddof)
+    for size in SIZES
+    for ddof in (0, 1)
+  ]
+  return jnp.stack(found), slope, jnp.stack(theory)
+
+
+@jax.jit
+def slopes(success: jax.Array) -> dict[int, jax.Array]:
+  """`c_G(p)`, ddof 0, of every group size that is shown, and of a large one."""
+  return {
+    size: advantages.binary_group_slope(success, num_generations=size)
+    for size in (*SHOWN, LARGE)
+  }
 
 
 def binary(worlds: completions.Worlds) -> harness.Part:
   """Claims on the slope c_G(p), and its curve."""
-  found, slope, p = (np.asarray(x) for x in jax.vmap(gradients)(worlds.logits))
-  theory = np.stack(
-    [
-      advantages.binary_group_slope(
-        jnp.asarray(p), num_generations=size, ddof=ddof
-      )
-      for size in SIZES
-      for ddof in (0, 1)
-    ],
-    1,
+  found, slope, theory = (
+    np.asarray(x) for x in jax.vmap(gradients)(worlds.logits)
   )
   claims = [
     harness.all_agree(
@@ -78,41 +85,30 @@ def binary(worlds: completions.Worlds) -> harness.Part:
     ),
   ]
   curve = np.linspace(0.01, 0.99, 99)
-  curves = {
-    size: np.asarray(
-      advantages.binary_group_slope(jnp.asarray(curve), num_generations=size)
-    )
-    for size in SHOWN
-  }
+  curves = jax.tree.map(np.asarray, slopes(curve))
+  at = {size: float(np.interp(P, curve, y)) for size, y in curves.items()}
   for size, printed in PRINTED.items():
-    measured = np.interp(P, curve, curves[size])
     claims.append(
       harness.Claim(
         name=f"slope_{size}",
         statement=f"c_{size}(1/4), ddof 0",
         theory=printed,
-        measured=measured,
+        measured=at[size],
         tolerance=5e-7,  # the digits that are printed
       )
     )
-  large = 4096
   claims.append(
     harness.Claim(
       name="slope_limit",
-      statement="c_G(1/4) sqrt(p (1 - p)) for G = 4096: towards the gradient of"
-      " 2 arcsin sqrt p",
+      statement=f"c_G(1/4) sqrt(p (1 - p)) for G = {LARGE}: towards the"
+      " gradient of 2 arcsin sqrt p",
       theory=1,
-      measured=float(
-        advantages.binary_group_slope(jnp.float64(P), num_generations=large)
-      )
-      * np.sqrt(P * (1 - P)),
-      tolerance=1 / (P * (1 - P) * large),  # the next order in 1/G
+      measured=at[LARGE] * np.sqrt(P * (1 - P)),
+      tolerance=1 / (P * (1 - P) * LARGE),  # the next order in 1/G
     )
   )
-  table = harness.rows(
-    G=list(SHOWN), slope=[np.interp(P, curve, curves[g]) for g in SHOWN]
-  )
-  named = {f"slope_{size}": value for size, value in curves.items()}
+  table = harness.rows(G=list(SHOWN), slope=[at[size] for size in SHOWN])
+  named = {f"slope_{size}": curves[size] for size in SHOWN}
   return harness.Part(
     claims, {"success": curve, **named}, {"c_G(1/4), ddof 0": table}
   )
