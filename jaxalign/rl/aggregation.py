@@ -87,9 +87,9 @@ def aggregate(
       "max_length belongs to aggregation 'constant', which needs it:"
       f" aggregation was {mode!r}, max_length {max_length}"
     )
-  loss = numerics.as_float(loss)
-  lengths = jnp.sum(where, -1).astype(loss.dtype)
-  rows = numerics.masked_sum(loss, where, -1)
+  loss = jnp.where(where, numerics.as_float(loss), 0)
+  lengths = jnp.sum(where.astype(loss.dtype), -1)
+  rows = jnp.ones_like(lengths)
   if mode == "seq_mean_token_mean":
     rows /= jnp.maximum(lengths, 1)
   if max_length is not None:
@@ -99,4 +99,7 @@ def aggregate(
     weight = jnp.sum(lengths)
   else:
     weight = jnp.sum(lengths > 0).astype(loss.dtype)
-  return BatchLoss(jnp.sum(rows) / jnp.maximum(weight, 1), weight)
+  # Down the columns first: a sum along a row cannot be reordered, and so not
+  # be vectorised, which takes several times as long on CPUs.
+  total = jnp.sum(jnp.sum(rows[:, None] * loss, 0))
+  return BatchLoss(total / jnp.maximum(weight, 1), weight)

@@ -13,6 +13,7 @@ arrays that it reads from the batch, its keyword-only ones are its options.
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -345,9 +346,12 @@ def policy_loss(config: PolicyLossConfig, batch: PolicyBatch) -> LossOutput:
   total = aggregation.aggregate(
     loss, where=where, mode=config.aggregation, max_length=config.max_length
   )
+  mean = functools.partial(
+    aggregation.aggregate, where=where, mode="token_mean"
+  )
   metrics = {
-    name: numerics.masked_mean(x.astype(loss.dtype), where)
+    name: mean(x.astype(loss.dtype)).loss
     for name, x in jax.lax.stop_gradient(metrics).items()
   }
-  metrics["empty"] = jnp.sum(~jnp.any(where, -1))
+  metrics["empty"] = jnp.sum(jnp.sum(where.astype(loss.dtype), -1) == 0)
   return LossOutput(*total, metrics)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import checks, numerics
+from jaxalign.rl import surrogates
 
 __all__ = (
   "astar_po_loss",
@@ -166,13 +167,10 @@ def weighted_likelihood_loss(
   """
   checks.check_same_shape(log_probs=log_probs, weights=weights)
   checks.check_float(log_probs=log_probs, weights=weights)
-  weights = jax.lax.stop_gradient(numerics.as_float(weights))
-  live = weights != 0
   if where is not None:
     checks.check_same_shape(log_probs=log_probs, where=where)
-    live &= where
-  kept = jnp.where(live, numerics.as_float(log_probs), 0)
-  return jnp.where(live, weights, 0) * (0 - kept)
+    weights = jnp.where(where, weights, 0)
+  return surrogates.reinforce_loss(weights, log_probs).loss
 
 
 # --- least squares -----------------------------------------------------------

@@ -347,7 +347,7 @@ def _scored(weight, advantages: jax.Array, logp: jax.Array) -> TokenLoss:
   coefficient = jax.lax.stop_gradient(weight * advantages)
   # What no policy draws, with weight 0 in an enumeration, must be finite.
   live = coefficient != 0
-  loss = -jnp.where(live, coefficient * jnp.where(live, logp, 0), 0)
+  loss = jnp.where(live, -coefficient * jnp.where(live, logp, 0), 0)
   return TokenLoss(loss, _nowhere(loss))
 
 

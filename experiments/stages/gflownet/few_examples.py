@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 
 from experiments import harness, plotting
 from experiments.stages.gflownet import training
+from jaxalign.exact import bandit
 
 NUM_PROBLEMS, NUM_EXAMPLES = 96, 15
 SHARPNESS = 4
 SAMPLES = np.array([1, 2, 4, 8, 16, 32, 64])
 SHOWN = 16
-GOOD = 4  # strategies that solve half of all problems; others .3
 
 
 def problems() -> tuple[np.ndarray, np.ndarray]:
@@ -25,13 +25,8 @@ def problems() -> tuple[np.ndarray, np.ndarray]:
 
   The first as described; in the second each problem has but two solutions.
   """
-  rng = np.random.RandomState(0)
-  shape = NUM_PROBLEMS, training.NUM_SEQUENCES
-  chance = np.where(np.arange(training.NUM_SEQUENCES) < GOOD, 0.5, 0.3)
-  common, rare = rng.rand(*shape) < chance, np.zeros(shape, bool)
-  for row in rare:
-    row[rng.choice(training.NUM_SEQUENCES, 2, replace=False)] = True
-  return common, rare
+  world = bandit.shared_strategies(0)
+  return np.asarray(world.train), np.asarray(world.held_out)
 
 
 def worlds(seeds: range) -> tuple[np.ndarray, np.ndarray]:
