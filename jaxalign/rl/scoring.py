@@ -76,7 +76,7 @@ def _mean(samples: jax.Array, weights: jax.Array | None) -> jax.Array:
 
 def _sorted(y: jax.Array, p: jax.Array) -> tuple[jax.Array, jax.Array]:
   order = jnp.argsort(y, -1)
-  return (jnp.take_along_axis(x, order, -1) for x in (y, p))
+  return jnp.take_along_axis(y, order, -1), jnp.take_along_axis(p, order, -1)
 
 
 def _expected_score(score: Callable, minimizer: Callable) -> Callable:

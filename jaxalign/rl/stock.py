@@ -9,7 +9,7 @@ the host and without rounding them to a grid; they serve every f and every c_0.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +133,9 @@ def _next_nodes(
   return different[:, 0], different[:, 1].astype(np.int32), successors
 
 
-def _pad(layers: list[np.ndarray], size: int, *, mode: str) -> np.ndarray:
+def _pad(
+  layers: list[np.ndarray], size: int, *, mode: Literal["constant", "edge"]
+) -> np.ndarray:
   """Stacks arrays `[N_t, ...]` that are made equally long."""
   return np.stack(
     [
@@ -224,7 +226,8 @@ def _solve(graph: StockGraph, last: jax.Array) -> StockValues:
   """Values and actions, from utilities `[N]` of the final returns."""
 
   def step(values, layer):
-    best, actions = _best(*layer, values)
+    probs, successors = layer
+    best, actions = _best(probs, successors, values)
     return best, (best, actions)
 
   layers = graph.probs, graph.successors
@@ -239,9 +242,10 @@ def _solve_laws(graph: StockGraph, utilities: jax.Array) -> ReturnLaws:
   def step(laws, layer):
     # A utility may be infinite where the probability is 0.
     expected = jnp.sum(laws * jnp.where(laws > 0, utilities, 0), -1)
-    _, actions = _best(*layer, expected)
-    probs, successors = (x[jnp.arange(len(actions)), actions] for x in layer)
-    laws = jnp.einsum("ns,nsk->nk", probs, laws[successors])
+    probs, successors = layer
+    _, actions = _best(probs, successors, expected)
+    chosen = jnp.arange(len(actions)), actions
+    laws = jnp.einsum("ns,nsk->nk", probs[chosen], laws[successors[chosen]])
     return laws, (laws, actions)
 
   last = jnp.eye(len(utilities), dtype=graph.probs.dtype)
@@ -423,13 +427,21 @@ def minimize_risk(
   checks.check_positive(num_rounds=num_rounds)
   _check_start(graph, start)
   costs = -graph.returns[-1]
-  for _ in range(num_rounds):
-    used = thresholds
-    each = jax.tree.map(lambda v: v[:, None], used)  # against the costs [N]
+  num_starts = len(jax.tree.leaves(thresholds)[0])
+  costs = jnp.broadcast_to(costs, (num_starts, len(costs)))
+
+  def improve(_, carry):
+    thresholds, _, _ = carry
+    each = jax.tree.map(lambda v: v[:, None], thresholds)
     laws = _root_laws(graph, start, -measure.score(costs, each))
-    all_costs = jnp.broadcast_to(costs, laws.shape)
-    thresholds = measure.minimizer(all_costs, laws)
-  risks = measure.risk(all_costs, laws)
+    laws = laws.astype(costs.dtype)
+    return measure.minimizer(costs, laws), thresholds, laws
+
+  # The laws are those of the thresholds before the last minimisation.
+  given = jax.tree.map(lambda v: jnp.asarray(v, costs.dtype), thresholds)
+  first = given, given, jnp.zeros_like(costs)
+  _, used, laws = jax.lax.fori_loop(0, num_rounds, improve, first)
+  risks = measure.risk(costs, laws)
   best = jnp.argmin(risks)
   threshold = jax.tree.map(lambda v: v[best], used)
   return RiskSolution(risks[best], threshold, laws[best])

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -36,9 +38,8 @@ def test_another_seed_gives_other_problems():
   assert not np.array_equal(chains.rewards[0], chains.rewards[1])
   numbers = learning.draws(range(2), 3)
   assert not np.array_equal(numbers[0], numbers[1])
-  found = {"cvar", "markov", "neutral"}
   curves = conventions.smoke(experiment).curves
-  for name in found:
+  for name in ("cvar", "markov", "neutral"):
     assert not np.array_equal(*curves[f"control/{name}"])
 
 
@@ -51,8 +52,60 @@ def test_all_history_policies_are_listed():
   assert listed.markov.sum() == 2**7
   # The best mean is that of ordinary dynamic programming.
   means = np.sum(listed.probs * listed.returns, -1)
-  np.testing.assert_allclose(means.max(), control.mean_values(mdp)[0])
+  values = np.zeros(3)
+  for _ in range(3):
+    values = np.max(mdp.rewards + 0.9 * mdp.transitions @ values, -1)
+  np.testing.assert_allclose(means.max(), values[0])
   np.testing.assert_allclose(means[listed.markov].max(), means.max())
+
+
+def test_lower_tails_are_means_of_the_worst():
+  returns = np.array([[3.0, 1.0, 2.0, 4.0], [0.0, 0.0, 5.0, 1.0]])
+  tails = history_policies.lower_tails(
+    returns, np.full((2, 4), 0.25), (0.25, 0.5, 0.625, 1.0)
+  )
+  np.testing.assert_allclose(tails[:2], [[1, 0], [1.5, 0]])
+  # A share between two samples counts in part.
+  np.testing.assert_allclose(tails[2:], [[1.8, 0.2], [2.5, 1.5]])
+
+
+@functools.cache
+def compared():
+  with jax.enable_x64(True):
+    return control.compare(range(2))
+
+
+def test_policies_without_memory_or_aversion_fail():
+  found, best = compared()
+  assert not conventions.failed(control.claims(found, best))
+  wrong = found | {"cvar": best["markov"]}
+  # In some processes the best of these is that of the largest mean.
+  failed = conventions.failed(control.claims(wrong, best))
+  assert {"cvar", "memory"} <= failed <= {"cvar", "memory", "aversion"}
+  wrong = found | {"cvar": best["neutral"]}
+  failed = conventions.failed(control.claims(wrong, best))
+  assert failed == {"cvar", "memory", "aversion"}
+
+
+@pytest.mark.parametrize(
+  ("name", "failing"),
+  [
+    ("entropic", "entropic"),
+    ("risk", "scoring"),
+    ("utility", "distributional"),
+    ("mean", "cvar_of_all"),
+  ],
+)
+def test_what_is_not_optimal_fails(name, failing):
+  found, best = compared()
+  wrong = found | {name: found[name] - 1e-9}
+  assert conventions.failed(control.claims(wrong, best)) == {failing}
+
+
+def test_the_static_objective_is_no_nested_one():
+  found, best = compared()
+  wrong = found | {"nested": best["cvar"][:, 0]}
+  assert conventions.failed(control.claims(wrong, best)) == {"nested"}
 
 
 def failed_with(monkeypatch, part, target, name, wrong):

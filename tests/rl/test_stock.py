@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from experiments.stages.risk import history_policies, worlds
-from jaxalign.exact import mdp as processes
 from jaxalign.rl import risk, scoring, stock
 from tests import helpers
 
@@ -22,10 +21,7 @@ def shortfall(x):
 def world():
   """A process of S = 3, A = 2, g = .9, its graph for H = 3, all policies."""
   with jax.enable_x64(True):
-    mdp = processes.random_mdp(
-      jax.random.key(1), 3, 2, discount=0.9, concentration=1.0
-    )
-    mdp = mdp._replace(rewards=2 * mdp.rewards - 1)
+    (mdp,) = worlds.random_processes((1,), discount=0.9)
     graph = stock.reachable_stocks(mdp, horizon=3)
     listed = history_policies.history_policies(mdp, first=0, horizon=3)
   return mdp, graph, listed
@@ -34,16 +30,17 @@ def world():
 # --- the graph ---------------------------------------------------------------
 
 
-def test_reachable_returns_are_those_of_trajectories():
+def test_reachable_returns_are_those_of_all_policies():
   mdp, graph, _ = world()
-  listed = processes.enumerate_trajectories(
-    mdp, jnp.full((3, 2), 0.5), jnp.full(3, 1 / 3), horizon=3
-  )
-  returns = np.asarray(listed.rewards) @ 0.9 ** np.arange(3)
+  returns = [
+    history_policies.history_policies(mdp, first=s, horizon=3).returns
+    for s in range(3)
+  ]
   # Sums in another order differ by roundings.
   np.testing.assert_allclose(
-    graph.returns[-1], np.unique(returns.round(12)), atol=1e-11
+    graph.returns[-1], np.unique(np.round(returns, 12)), atol=1e-11
   )
+  graph, mdp = jax.tree.map(np.asarray, (graph, mdp))
   for t, size in enumerate((3, 18, 108)):
     probs, links = graph.probs[t], graph.successors[t]
     np.testing.assert_allclose(probs[:size].sum(-1), 1)
@@ -82,7 +79,6 @@ def test_value_iteration_is_the_best_of_all_policies():
   utilities = {
     "shortfall": shortfall,
     "exponential": lambda x: -jnp.exp(-2 * x),
-    "square": lambda x: -(x**2),
     "reach": lambda x: jnp.where(x >= 0.5, 1.0, 0.0),
   }
   for utility in utilities.values():
@@ -101,9 +97,9 @@ def test_value_iteration_is_the_best_of_all_policies():
 @pytest.mark.parametrize("tau", [0.1, 0.5, 1.0])
 def test_optimal_cvar_is_the_best_of_all_policies(tau):
   mdp, graph, listed = world()
-  best = history_policies.cvars(listed, tau).max()
+  tails = history_policies.lower_tails(listed.returns, listed.probs, (tau,))
   found = stock.optimal_cvar(graph, START, tau=tau)
-  helpers.assert_close(found.value, best)
+  helpers.assert_close(found.value, tails.max())
   # The policy of the stock -b has this CVaR, on its own law.
   laws = stock.distributional_value_iteration(
     graph, shortfall, -found.threshold
@@ -112,9 +108,9 @@ def test_optimal_cvar_is_the_best_of_all_policies(tau):
   helpers.assert_close(scoring.cvar(laws.atoms, law, tau=tau), found.value)
   assert found.objectives.max() == found.value
   if tau == 1:
-    values = jnp.zeros(3)
+    values = np.zeros(3)
     for _ in range(3):
-      values = jnp.max(processes.action_values(mdp, values), -1)
+      values = np.max(mdp.rewards + 0.9 * mdp.transitions @ values, -1)
     helpers.assert_close(found.value, values[0])
 
 
@@ -152,13 +148,10 @@ def test_the_example_of_gambling_when_behind():
   at_common = np.asarray(graph.states[1]) == 2
   np.testing.assert_array_equal(graph.returns[1][at_common], [-1, 1])
   np.testing.assert_array_equal(solved.actions[1][at_common], [1, 0])
-  # Policies that see the state alone.
-  values = []
-  for action in range(2):
-    policy = jax.nn.one_hot(jnp.full(6, action), 2)
-    listed = processes.enumerate_trajectories(mdp, policy, start, horizon=3)
-    returns = jnp.sum(listed.rewards, -1)
-    values.append(scoring.cvar(returns, listed.probs, tau=0.5))
+  # Policies that see the state alone: never gamble, always gamble.
+  returns = jnp.array([[1.0, 1.0, -1.0, -1.0], [2.5, 0.0, 0.5, -2.0]])
+  probs = jnp.array([[0.25, 0.25, 0.25, 0.25], [0.3, 0.2, 0.3, 0.2]])
+  values = scoring.cvar(returns, probs, tau=0.5)
   np.testing.assert_allclose(values, [-1, -0.7], atol=1e-12)
 
 
@@ -236,16 +229,14 @@ def test_transforms():
     for dtype in (jnp.float32, jnp.float64)
   }
 
-  def fn(c):
-    graph = graphs[c.dtype.type]
-    found = stock.optimal_cvar(graph, start.astype(c.dtype), tau=0.5)
+  def fn(start):
+    graph = graphs[start.dtype.type]
     return (
-      stock.stock_value_iteration(graph, shortfall, c),
-      stock.distributional_value_iteration(graph, shortfall, c),
-      found,
+      stock.optimal_cvar(graph, start, tau=0.5),
+      stock.distributional_value_iteration(graph, shortfall, start[0]),
     )
 
-  helpers.assert_transforms(fn, jnp.array([-0.5, 1.0]))
+  helpers.assert_transforms(fn, jnp.stack([start, 1 / 6 + 0 * start]))
 
 
 def test_bad_input(monkeypatch):

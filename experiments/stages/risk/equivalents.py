@@ -34,17 +34,28 @@ def slopes(values: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
   }
 
 
-def _by_trajectories(mdp, policy, start) -> jax.Array:
-  """The certainty equivalent of the return, from its definition."""
-  paths = processes.enumerate_trajectories(mdp, policy, start, HORIZON)
+def _by_trajectories(mdp, policy) -> jax.Array:
+  """Certainty equivalents of returns from each state `[S]`, by definition."""
+  num_states = len(mdp.rewards)
+  paths = processes.enumerate_trajectories(
+    mdp, policy, jnp.ones(num_states), HORIZON
+  )
   returns = paths.rewards @ mdp.discount ** jnp.arange(float(HORIZON))
-  utility = jnp.sum(paths.probs * jnp.exp(-LEVEL * returns))
-  return -jnp.log(utility) / LEVEL
+  utilities = paths.probs * jnp.exp(-LEVEL * returns)
+  # Trajectories are listed by their first state, as many for each.
+  return -jnp.log(utilities.reshape(num_states, -1).sum(-1)) / LEVEL
 
 
 def worth_of_coin(level: float) -> float:
   """CE of a reward 1 or -1 at even chances, times the level."""
   return -float(np.log(np.cosh(level)))
+
+
+def coin_by_definition() -> float:
+  """Two coins: the certainty equivalent of the four returns."""
+  coins = np.array([1.0, -1.0])
+  returns = coins[:, None] + COIN_DISCOUNT * coins
+  return -float(np.log(np.mean(np.exp(-COIN_LEVEL * returns)))) / COIN_LEVEL
 
 
 def coin_by_recursion(level_next: jax.Array) -> jax.Array:
@@ -63,10 +74,7 @@ def _bellman_errors(mdp: processes.TabularMDP) -> jax.Array:
   recursion = risk.exponential_policy_values(
     mdp, policy, level=LEVEL, horizon=HORIZON
   )
-  starts = jnp.eye(len(mdp.rewards))
-  return recursion[0] - jax.vmap(
-    lambda start: _by_trajectories(mdp, policy, start)
-  )(starts)
+  return recursion[0] - _by_trajectories(mdp, policy)
 
 
 @jax.jit
@@ -77,14 +85,11 @@ def _measure(
   at_best = slopes(jnp.full_like(targets, best), targets)
   small = risk.itakura_saito_loss(values, targets, level=SMALL_LEVEL)
   levels = COIN_LEVEL * jnp.array([COIN_DISCOUNT, 1.0])
-  coins = jnp.array([1.0, -1.0])
-  returns = (coins[:, None] + COIN_DISCOUNT * coins).ravel()
   return {
     "at_best": at_best["ours"].mean(),
     "small_gap": jnp.abs(small - (values - targets) ** 2 / 2),
     "slopes": slopes(values, targets),
     "bellman": jax.vmap(_bellman_errors)(mdps),
-    "coin": risk.certainty_equivalent(returns, level=COIN_LEVEL),
     "recursions": jax.vmap(coin_by_recursion)(levels),
   }
 
@@ -149,7 +154,7 @@ def _claims(
       " log cosh .8 - .8 log cosh 1",
       theory=(COIN_DISCOUNT * worth_of_coin(now) - worth_of_coin(later))
       / COIN_LEVEL,
-      measured=found["recursions"][1] - found["coin"],
+      measured=found["recursions"][1] - coin_by_definition(),
       tolerance=1e-12,
     ),
   ]
@@ -175,7 +180,7 @@ def equivalents(*, seeds: range) -> harness.Part:
     {"coins/discount": discounts, "coins/excess": np.array(off)},
     {
       "two coins, discount .8: certainty equivalents": harness.rows(
-        of_the_return=found["coin"],
+        of_the_return=coin_by_definition(),
         next_level_a_g=found["recursions"][0],
         constant_level=found["recursions"][1],
       )

@@ -2,9 +2,10 @@
 """Every deterministic policy that may depend on all states seen so far.
 
 Nothing is solved: all policies are listed, with the return along every path of
-states. NumPy on the host, for horizons of three or so.
+states. NumPy on the host, for horizons of three or four.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -24,6 +25,20 @@ class HistoryPolicies(NamedTuple):
 
   returns: np.ndarray
   probs: np.ndarray
+  markov: np.ndarray
+
+
+class _Plans(NamedTuple):
+  """What the policies do, whatever the process.
+
+  Attributes:
+    paths: `[N, H - 1]`, the states after the first.
+    actions: `[H, P, N]`, of a policy at each time of a path.
+    markov: as in `HistoryPolicies`.
+  """
+
+  paths: np.ndarray
+  actions: np.ndarray
   markov: np.ndarray
 
 
@@ -48,6 +63,26 @@ def _is_markov(policies: np.ndarray, decisions: np.ndarray) -> np.ndarray:
   return np.all(policies == policies[:, first], -1)
 
 
+@functools.cache  # the same for every process of a size
+def _plans(num_states: int, num_actions: int, horizon: int) -> _Plans:
+  decisions = _decisions(num_states, horizon)
+  digits = (num_actions,) * len(decisions)
+  policies = np.stack(
+    np.unravel_index(np.arange(num_actions ** len(decisions)), digits), -1
+  )
+  paths = np.array(
+    list(itertools.product(range(num_states), repeat=horizon - 1))
+  ).reshape(-1, horizon - 1)
+  actions = []
+  start, history = 0, np.zeros(len(paths), int)
+  for t in range(horizon):
+    actions.append(policies[:, start + history])
+    start += num_states**t
+    if t + 1 < horizon:
+      history = history * num_states + paths[:, t]
+  return _Plans(paths, np.array(actions), _is_markov(policies, decisions))
+
+
 def history_policies(
   mdp: processes.TabularMDP, *, first: int, horizon: int
 ) -> HistoryPolicies:
@@ -59,30 +94,24 @@ def history_policies(
     horizon: H; there are `A^(1 + S + ... + S^(H-1))` policies.
   """
   transitions, rewards = np.asarray(mdp.transitions), np.asarray(mdp.rewards)
-  num_states, num_actions = rewards.shape
-  decisions = _decisions(num_states, horizon)
-  policies = np.array(
-    list(itertools.product(range(num_actions), repeat=len(decisions)))
-  )
-  paths = np.array(
-    list(itertools.product(range(num_states), repeat=horizon - 1))
-  ).reshape(-1, horizon - 1)
-  states = np.concatenate([np.full((len(paths), 1), first), paths], 1)
-  returns = np.zeros((len(policies), len(paths)))
+  plans = _plans(*rewards.shape, horizon)
+  states = np.insert(plans.paths, 0, first, axis=1)
+  returns = np.zeros(plans.actions.shape[1:])
   probs = np.ones_like(returns)
-  start, history = 0, np.zeros(len(paths), int)
-  for t in range(horizon):
-    actions = policies[:, start + history]
+  for t, actions in enumerate(plans.actions):
     returns += float(mdp.discount) ** t * rewards[states[:, t], actions]
     if t + 1 < horizon:
       probs *= transitions[states[:, t], actions, states[:, t + 1]]
-      start += num_states**t
-      history = history * num_states + states[:, t + 1]
-  return HistoryPolicies(returns, probs, _is_markov(policies, decisions))
+  return HistoryPolicies(returns, probs, plans.markov)
 
 
-def cvars(policies: HistoryPolicies, tau: float) -> np.ndarray:
-  """CVaR `[P]` of every policy, by listing every threshold as well."""
-  returns, probs = policies.returns, policies.probs
-  short = np.minimum(returns[:, None, :] - returns[:, :, None], 0)
-  return np.max(returns + np.einsum("pbn,pn->pb", short, probs) / tau, -1)
+def lower_tails(
+  returns: np.ndarray, probs: np.ndarray, taus: tuple[float, ...]
+) -> np.ndarray:
+  """CVaR `[taus, ...]` of laws `[..., N]`, by listing every threshold as well.
+
+  The largest `b + E min(G - b, 0) / tau`, with every return as b.
+  """
+  short = np.minimum(returns[..., None, :] - returns[..., :, None], 0)
+  expected = np.einsum("...bn,...n->...b", short, probs)
+  return np.array([np.max(returns + expected / tau, -1) for tau in taus])

@@ -33,12 +33,15 @@ def _losses(values: jax.Array, targets: jax.Array) -> tuple:
   )
 
 
-def exact_values(mdp: processes.TabularMDP) -> jax.Array:
-  """Certainty equivalents `[H, S]`."""
-  policy = jnp.ones_like(mdp.rewards)
-  return risk.exponential_policy_values(
-    mdp, policy, level=LEVEL, horizon=HORIZON
-  )[:-1]
+def exact_values(mdps: processes.TabularMDP) -> np.ndarray:
+  """Certainty equivalents `[seeds, H, S]`, from the last reward back."""
+  moves, rewards = mdps.transitions[:, :, 0], np.asarray(mdps.rewards[..., 0])
+  values, after = [], np.zeros_like(rewards)
+  for _ in range(HORIZON):
+    utilities = np.einsum("nij,nj->ni", moves, np.exp(-LEVEL * after))
+    after = rewards - np.log(utilities) / LEVEL
+    values.append(after)
+  return np.stack(values[::-1], 1)
 
 
 def draws(seeds: range, num_updates: int) -> np.ndarray:
@@ -95,26 +98,20 @@ def run(
 
 
 @jax.jit
-def curvatures(mdps: processes.TabularMDP) -> tuple[jax.Array, list]:
-  """Values and both losses' second derivatives at them `[seeds, H, S]`."""
+def curvatures(mdps: processes.TabularMDP, exact: jax.Array) -> list:
+  """Both expected losses' second derivatives at the values `[seeds, H, S]`."""
+  after = jnp.concatenate([exact[:, 1:], jnp.zeros_like(exact[:, :1])], 1)
+  # [seeds, H, S, next state]
+  targets = mdps.rewards[:, None] + after[:, :, None, :]
+  values = jnp.broadcast_to(exact[..., None], targets.shape)
+  ones = jnp.ones_like(values)
 
-  def one(mdp):
-    exact = exact_values(mdp)
-    after = jnp.concatenate([exact[1:], jnp.zeros_like(exact[:1])])
-    targets = mdp.rewards + after[:, None, :]  # [H, S, S']
+  def slope(values):
+    return jax.jvp(lambda v: _losses(v, targets), (values,), (ones,))[1]
 
-    def expected(values):
-      predicted = jnp.broadcast_to(values[..., None], targets.shape)
-      return [
-        jnp.sum(mdp.transitions[:, 0] * loss)
-        for loss in _losses(predicted, targets)
-      ]
-
-    # The Hessians are diagonal: one product with ones has them all.
-    ones = jnp.ones_like(exact)
-    return exact, jax.jvp(jax.jacrev(expected), (exact,), (ones,))[1]
-
-  return jax.vmap(one)(mdps)
+  each = jax.jvp(slope, (values,), (ones,))[1]
+  probs = mdps.transitions[:, None, :, 0]
+  return [jnp.sum(probs * bend, -1) for bend in each]
 
 
 def final_errors(errors: np.ndarray) -> np.ndarray:
@@ -123,10 +120,12 @@ def final_errors(errors: np.ndarray) -> np.ndarray:
   return np.where(np.isfinite(tail), tail, np.inf)
 
 
-def _claims(errors: np.ndarray, bend: tuple) -> list[harness.Claim]:
+def _claims(
+  errors: np.ndarray, values: np.ndarray, bends: list
+) -> list[harness.Claim]:
   ours, other = np.split(errors, 2)
   last_ours, last_other = (final_errors(x[:-1]) for x in (ours, other))
-  values, (bend_ours, bend_other) = bend
+  bend_ours, bend_other = bends
   start = np.sqrt(np.mean(values**2, (1, 2)))  # all values start at 0
   return [
     harness.all_agree(
@@ -192,8 +191,9 @@ def learning(*, seeds: range, num_updates: int) -> harness.Part:
     num_updates: of each run.
   """
   mdps = worlds.island_chains(seeds)
-  bend = jax.tree.map(np.asarray, curvatures(mdps))
-  errors = np.asarray(run(mdps, bend[0], draws(seeds, num_updates)))
+  exact = exact_values(mdps)
+  bends = [np.asarray(bend) for bend in curvatures(mdps, exact)]
+  errors = np.asarray(run(mdps, exact, draws(seeds, num_updates)))
   curves = {"learning/rates": np.array(RATES)}
   for name, found in zip(LOSSES, np.split(errors, 2), strict=True):
     curves[f"learning/{name}"] = found[:-1, :, ::EVERY]
@@ -203,7 +203,7 @@ def learning(*, seeds: range, num_updates: int) -> harness.Part:
     **{n: np.mean(curves[f"learning/final {n}"], -1) for n in LOSSES},
   )
   title = "sampled Bellman problem: error at the end by learning rate"
-  return harness.Part(_claims(errors, bend), curves, {title: table})
+  return harness.Part(_claims(errors, exact, bends), curves, {title: table})
 
 
 def plot_rates(axes: Axes, curves: dict[str, np.ndarray]) -> None:

@@ -30,6 +30,35 @@ def random_processes(
   return worlds
 
 
+def safe_or_risky(
+  seeds: Iterable[int], *, discount: float
+) -> list[processes.TabularMDP]:
+  """A sure sum now, or a chance of a better next state.
+
+  State 1 brings a prize at every visit. Action 1 leads to it with probability
+  about .8; action 0 seldom does, but pays a bit more than half of the prize's
+  expected gain. What has been won is not part of the state.
+  """
+  worlds = []
+  for seed in seeds:
+    rng = np.random.default_rng(seed)
+    prize = rng.uniform(0.8, 1.2)
+    to_prize = np.stack(
+      [rng.uniform(0, 0.05, 2), rng.uniform(0.77, 0.83, 2)], -1
+    )  # by state and action
+    sure = rng.uniform(0.5, 0.58, 2) * (to_prize[:, 1] - to_prize[:, 0]) * prize
+    rewards = np.array([[0.0, 0.0], [prize, prize]])
+    rewards[:, 0] += sure
+    worlds.append(
+      processes.TabularMDP(
+        jnp.asarray(np.stack([1 - to_prize, to_prize], -1)),
+        jnp.asarray(rewards),
+        discount,
+      )
+    )
+  return worlds
+
+
 def island_chains(seeds: Iterable[int]) -> processes.TabularMDP:
   """Chains of one action `[seeds, ...]`; they seldom change islands."""
   transitions, rewards = [], []
