@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import itertools
 
 import jax
@@ -210,6 +211,21 @@ def test_unusable_flags_exit_2_and_write_nothing(
 CRITICS = {"num_seeds": 2, "draws": 10_000, "fresh": 200_000, "steps": 250}
 
 
+@functools.cache
+def trained() -> dict:
+  """What critics of the first key learn, once for all tests that spoil it."""
+  options = dict(CRITICS)
+  keys = jax.random.split(jax.random.key(0), options.pop("num_seeds"))
+  laws = gaussian_pair.GRID, *gaussian_pair.masses()
+  return critics.train_critics(keys, *laws, **options)
+
+
+def spoil_critics(monkeypatch, change):
+  """Replaces the training of critics by its result, changed."""
+  found = change(trained())
+  monkeypatch.setattr(critics, "train_critics", lambda *_, **__: found)
+
+
 def spoil(monkeypatch, owner, name, change):
   """Replaces a program by itself followed by a change of its result."""
   right = getattr(owner, name)
@@ -240,7 +256,7 @@ def test_bounds_too_low_or_too_high_fail(monkeypatch, key, factor, names):
       for name, value in found.items()
     }
 
-  spoil(monkeypatch, critics, "train_critics", scale)
+  spoil_critics(monkeypatch, scale)
   claims = lower_bounds.lower_bounds(key, **CRITICS).claims
   assert conventions.failed(claims) == names
 
@@ -251,7 +267,7 @@ def test_a_bound_without_a_value_fails(monkeypatch, key):
   def lose(found):
     return found | {name: jax.tree.map(lambda x: x * np.nan, found[name])}
 
-  spoil(monkeypatch, critics, "train_critics", lose)
+  spoil_critics(monkeypatch, lose)
   assert conventions.failed(
     lower_bounds.lower_bounds(key, **CRITICS).claims
   ) == {

@@ -11,6 +11,9 @@ from experiments.stages.flow_critics import (
 )
 from tests.experiments import conventions
 
+# The critics learn for longer than they compile.
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 def test_claims_reproduce():
   conventions.assert_reproduces(flow_critics)
@@ -63,6 +66,17 @@ def test_streams_follow_their_processes():
     # Five standard errors of a share of 1/2 from 150 visits.
     np.testing.assert_allclose(counts / visits, known.moves[i], atol=0.21)
     assert (counts[known.moves[i] == 0] == 0).all()
+
+
+def test_the_interpolated_embedding_is_the_librarys():
+  z = np.random.default_rng(0).uniform(-19, 19, 500).astype(np.float32)
+  bound = 1 / (1 - processes.DISCOUNT)
+  learning._embeddings()
+  there = learning.flow_critics.hl_gauss_embedding(
+    z.astype(float), -bound, bound, num_bins=learning.BINS
+  )
+  # Float32's rounding of logarithms of tails, which are about 10.
+  np.testing.assert_allclose(learning.embedding(z), there, atol=3e-6)
 
 
 def test_a_field_without_its_pole_is_not_exact(monkeypatch):

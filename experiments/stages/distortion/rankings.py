@@ -36,7 +36,7 @@ def read(path: str) -> data.Rankings:
   profile = data.read_preflib(path) if path else data.parse_preflib(PROFILE)
   if len(profile.names) < 2:
     raise checks.InputError(f"{path}: expected at least two alternatives")
-  win = np.asarray(_win_matrix(profile))
+  win, _ = _measure(profile)
   try:
     sc.check_connected(win, np.ones(win.shape))
   except checks.InputError as error:
@@ -44,23 +44,27 @@ def read(path: str) -> data.Rankings:
   return profile
 
 
-def _win_matrix(profile: data.Rankings) -> jax.Array:
-  return sc.ranking_win_matrix(
-    jnp.asarray(profile.orders), jnp.asarray(profile.counts, float)
+@jax.jit
+def _wins_and_utility(orders: jax.Array, counts: jax.Array) -> tuple:
+  utility = sc.average_utility(
+    counts / jnp.sum(counts), sc.linear_utilities(orders)
   )
+  return sc.ranking_win_matrix(orders, counts), utility
+
+
+def _measure(profile: data.Rankings) -> tuple[np.ndarray, np.ndarray]:
+  """The win matrix, and average linear utilities."""
+  counts = np.asarray(profile.counts, float)
+  found = _wins_and_utility(np.asarray(profile.orders), counts)
+  return tuple(map(np.asarray, found))
 
 
 def rankings(profile: data.Rankings) -> harness.Part:
   """Rules on complete rankings, and how well they do for linear utilities."""
-  orders, counts = jnp.asarray(profile.orders), jnp.asarray(profile.counts)
-  win = _win_matrix(profile)
-  weights = counts / jnp.sum(counts)
-  utility = sc.average_utility(weights, sc.linear_utilities(orders))
-  borda, scores, claims = rules.bradley_terry("rankings", win)
-  lottery = rules.lottery(win)
-  claims.append(rules.lottery_claim("rankings", lottery.residual))
-  policy = jnp.exp(lottery.log_policy)
-  wins = jnp.sum(win > 0.5, 1)
+  win, utility = _measure(profile)
+  found = jax.tree.map(np.asarray, rules.solve(win))
+  borda, scores, policy = found.borda, found.scores, found.policy
+  wins = np.sum(win > 0.5, 1)
   rows = [
     {
       "alternative": profile.names[x],
@@ -70,14 +74,14 @@ def rankings(profile: data.Rankings) -> harness.Part:
       "majorities won": int(wins[x]),
       "average utility": float(utility[x]),
     }
-    for x in np.argsort(-np.asarray(borda), stable=True)
+    for x in np.argsort(-borda, stable=True)
   ]
-  best = jnp.max(utility)
+  best = np.max(utility)
   chosen = {
-    "Borda": utility[jnp.argmax(borda)],
-    "Bradley-Terry": utility[jnp.argmax(scores)],
+    "Borda": utility[np.argmax(borda)],
+    "Bradley-Terry": utility[np.argmax(scores)],
     "maximal lottery": policy @ utility,
-    "uniform": jnp.mean(utility),
+    "uniform": np.mean(utility),
   }
   ratios = [
     {
@@ -91,4 +95,6 @@ def rankings(profile: data.Rankings) -> harness.Part:
     "rankings: alternatives": rows,
     "rankings: rules with linear utilities": ratios,
   }
-  return harness.Part(claims, {"profile/win": np.asarray(win)}, tables)
+  return harness.Part(
+    rules.claims("rankings", found), {"profile/win": win}, tables
+  )

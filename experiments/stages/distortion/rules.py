@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Voting rules on a win matrix, and the facts that tie them together."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,41 @@ def uniform_pairs(size: int) -> jax.Array:
   return jnp.full((size, size), 1 / size**2)
 
 
-_fit = jax.jit(sc.bradley_terry_mle)
-lottery = jax.jit(sc.maximal_lottery)
+distortion = jax.jit(sc.distortion, static_argnames="method")
+
+
+class Solution(NamedTuple):
+  """What the rules make of a win matrix `[M, M]`; all `[M]` but `residual`.
+
+  Attributes:
+    borda: scores against an opponent drawn from all alike.
+    scores: of the Bradley-Terry model.
+    modelled: Borda scores of the fitted model.
+    policy: the maximal lottery.
+    residual: scalar, what the best reply to it gains.
+  """
+
+  borda: jax.Array
+  scores: jax.Array
+  modelled: jax.Array
+  policy: jax.Array
+  residual: jax.Array
+
+
+@jax.jit
+def solve(win: jax.Array) -> Solution:
+  """What the rules make of the matrix, by one program."""
+  size = win.shape[0]
+  mu = jnp.full(size, 1 / size)
+  scores = sc.bradley_terry_mle(win, uniform_pairs(size)).scores
+  lottery = sc.maximal_lottery(win)
+  return Solution(
+    sc.borda_scores(win, mu),
+    scores,
+    jax.nn.sigmoid(scores[:, None] - scores) @ mu,
+    jnp.exp(lottery.log_policy),
+    lottery.residual,
+  )
 
 
 def _inversions(scores: np.ndarray, other: np.ndarray) -> int:
@@ -26,39 +61,28 @@ def _inversions(scores: np.ndarray, other: np.ndarray) -> int:
   return int(np.sum(signs[0] * signs[1] < 0)) // 2
 
 
-def bradley_terry(name: str, win: jax.Array) -> tuple:
-  """Borda scores, the fit, and the two facts that tie them together."""
-  size = win.shape[0]
-  mu = jnp.full(size, 1 / size)
-  pairs = uniform_pairs(size)
-  borda = sc.borda_scores(win, mu)
-  fit = _fit(win, pairs)
-  modelled = jax.nn.sigmoid(fit.scores[:, None] - fit.scores) @ mu
-  claims = [
+def claims(name: str, found: Solution) -> list[harness.Claim]:
+  """Facts that tie the fit to Borda, and that nothing gains on the lottery."""
+  return [
     harness.all_agree(
       f"{name}: Borda identity",
       f"{name}: the fitted model reproduces every Borda score",
-      [modelled - borda],
+      [found.modelled - found.borda],
       tolerance=1e-10,  # the fit's stopping rule
     ),
     harness.Claim(
       name=f"{name}: Borda order",
       statement=f"{name}: pairs that Bradley-Terry and Borda order differently",
       theory=0,
-      measured=_inversions(np.asarray(borda), np.asarray(fit.scores)),
+      measured=_inversions(found.borda, found.scores),
       tolerance=0,
     ),
+    harness.Claim(
+      name=f"{name}: maximal lottery",
+      statement=f"{name}: what the best reply to the maximal lottery gains",
+      theory=0.0,
+      measured=found.residual,
+      tolerance=1e-12,  # roundings of margins of order 1
+      relation="<=",
+    ),
   ]
-  return borda, fit.scores, claims
-
-
-def lottery_claim(name: str, residual: jax.Array) -> harness.Claim:
-  """That nothing gains against the maximal lottery."""
-  return harness.Claim(
-    name=f"{name}: maximal lottery",
-    statement=f"{name}: what the best reply to the maximal lottery gains",
-    theory=0.0,
-    measured=residual,
-    tolerance=1e-12,  # roundings of margins of order 1
-    relation="<=",
-  )

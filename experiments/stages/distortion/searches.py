@@ -20,16 +20,21 @@ SIZES = ((2, 3), (3, 5))  # user types and alternatives of the random games
 @functools.partial(
   jax.jit, static_argnames=("num_types", "num_alternatives", "count")
 )
-def _random_ratios(key, beta, *, num_types, num_alternatives, count):
+def _draw(key, *, num_types, num_alternatives, count) -> sc.Game:
+  """Games; a program of its own, which takes longest to compile."""
   draw = functools.partial(
     sc.random_game, num_types=num_types, num_alternatives=num_alternatives
   )
+  return jax.vmap(draw)(jax.random.split(key, count))
 
-  def one(key):
-    return sc.nash_ratio(draw(key), beta)
 
+@jax.jit
+def _ratios(games, beta) -> sc.NashRatio:
+  count = games.inv_lam.shape[0]
   return jax.lax.map(
-    one, jax.random.split(key, count), batch_size=min(count, 10_000)
+    lambda game: sc.nash_ratio(game, beta),
+    games,
+    batch_size=min(count, 10_000),
   )
 
 
@@ -53,15 +58,12 @@ def random_games(
   cases = [(beta, size) for beta in betas for size in SIZES]
   runs = list(zip(cases, keys, strict=True))
   for (beta, size), k in harness.track(runs, "games", progress=progress):
-    ratio, valid = _random_ratios(
-      k,
-      beta,
-      num_types=size[0],
-      num_alternatives=size[1],
-      count=num_instances,
+    games = _draw(
+      k, num_types=size[0], num_alternatives=size[1], count=num_instances
     )
+    ratio, valid = map(np.asarray, _ratios(games, beta))
     ratio = np.where(valid, ratio, np.nan)
-    dropped.append(np.mean(~np.asarray(valid)))
+    dropped.append(np.mean(~valid))
     bound = float(sc.distortion_bound(beta))
     rows.append(
       {
@@ -72,7 +74,7 @@ def random_games(
         "D*": bound,
         "ratio to D*": float(np.nanmax(ratio)) / bound,
         "violations": int(np.sum(ratio > bound * (1 + 1e-6))),
-        "dropped": int(np.sum(~np.asarray(valid))),
+        "dropped": int(np.sum(~valid)),
       }
     )
     curves[f"ratios/{beta:g}/{size[1]}"] = np.nanmax(
@@ -99,10 +101,8 @@ def random_games(
   return harness.Part(claims, curves, {"random games": rows})
 
 
-@functools.partial(jax.jit, static_argnames=("candidates", "steps"))
-def _climb(key, beta, *, candidates, steps):
-  draw = functools.partial(sc.random_game, num_types=2, num_alternatives=3)
-  games = jax.vmap(draw)(jax.random.split(key, candidates))
+@functools.partial(jax.jit, static_argnames="steps")
+def _climb(games, beta, *, steps):
   return sc.adversarial_search(games, beta, num_steps=steps)
 
 
@@ -127,11 +127,12 @@ def adversary(
   keys = jax.random.split(key, len(betas))
   runs = list(zip(betas, keys, strict=True))
   for beta, k in harness.track(runs, "adversary", progress=progress):
-    found = _climb(k, beta, candidates=candidates, steps=steps)
-    ratios = np.asarray(found.ratios)
+    games = _draw(k, num_types=2, num_alternatives=3, count=candidates)
+    found = jax.tree.map(np.asarray, _climb(games, beta, steps=steps))
+    ratios = found.ratios
     bound = float(sc.distortion_bound(beta))
     best = int(np.nanargmax(ratios[-1]))
-    game = jax.tree.map(lambda x, best=best: np.asarray(x[best]), found.games)
+    game = jax.tree.map(lambda x, best=best: x[best], found.games)
     share = float(np.nanmax(ratios)) / bound
     curves[f"adversary/{beta:g}"] = np.nanmax(ratios, 1) / bound
     rows.append(

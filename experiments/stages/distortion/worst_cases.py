@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import harness, plotting
+from experiments.stages.distortion import rules
 from jaxalign import social_choice as sc
 
 PATHS = (10, 100, 1000)  # alternatives
@@ -21,13 +22,23 @@ EPS = 1e-3
 LIKE_REFERENCE = 1e-9
 
 
-@functools.partial(jax.jit, static_argnames="method")
-def _distortion(instance, beta, method):
-  return sc.distortion(instance, beta, method)
+_ceiling = jax.jit(sc.borda_upper_bound)
 
 
-_ml = jax.jit(functools.partial(sc.instance_ml, eps=EPS))
-_borda = jax.jit(functools.partial(sc.instance_borda, eps=EPS))
+@jax.jit
+def _families(beta) -> tuple[sc.BordaBound, sc.Instance, sc.Instance]:
+  """C, I-ML and I-BORDA."""
+  return (
+    sc.borda_lower_bound(beta),
+    sc.instance_ml(beta, eps=EPS),
+    sc.instance_borda(beta, eps=EPS),
+  )
+
+
+@jax.jit
+def _curves(betas) -> tuple[jax.Array, jax.Array]:
+  """D* and C."""
+  return sc.distortion_bound(betas), sc.borda_lower_bound(betas).value
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -43,8 +54,8 @@ def _exponential(beta: float, **options):
   """I-KL with an empty third type: one shape, one program with I-BORDA."""
   instance = sc.instance_exponential(beta, **options)
   return instance._replace(
-    weights=jnp.pad(instance.weights, (0, 1)),
-    utilities=jnp.pad(instance.utilities, ((0, 1), (0, 0))),
+    weights=np.pad(instance.weights, (0, 1)),
+    utilities=np.pad(instance.utilities, ((0, 1), (0, 0))),
   )
 
 
@@ -67,26 +78,29 @@ def _path_ratio(beta: float, size: int) -> float:
 
 def _row(beta: float) -> dict:
   """Every method on every family of instances, at one temperature."""
-  bound = sc.borda_lower_bound(beta)
-  lottery, borda = _ml(beta), _borda(beta)
+  bound, lottery, borda = _families(beta)
   # Below beta = 2 the first alternative is not the better one.
   exponential = _exponential(beta)
   alike = _exponential(beta, clone_mass=LIKE_REFERENCE)
   row = {
     "beta": beta,
     "D*": float(sc.distortion_bound(beta)),
-    "ML on I-ML": float(_distortion(lottery, beta, "maximal_lottery")),
-    "NLHF on I-ML": float(_distortion(lottery, beta, "nlhf")),
+    "ML on I-ML": float(rules.distortion(lottery, beta, "maximal_lottery")),
+    "NLHF on I-ML": float(rules.distortion(lottery, beta, "nlhf")),
     "C": float(bound.value),
     "gamma": float(bound.gamma),
   }
   for method in ("borda", "rlhf", "dpo"):
-    row[f"{method} on I-BORDA"] = float(_distortion(borda, beta, method))
-  row["ML on I-BORDA"] = float(_distortion(borda, beta, "maximal_lottery"))
+    row[f"{method} on I-BORDA"] = float(rules.distortion(borda, beta, method))
+  row["ML on I-BORDA"] = float(rules.distortion(borda, beta, "maximal_lottery"))
   row["I-KL limit"] = _exponential_limit(beta)
   for method in ("rlhf", "dpo", "nlhf"):
-    row[f"{method} on I-KL"] = float(_distortion(exponential, beta, method))
-  row["rlhf on I-KL, mu like ref"] = float(_distortion(alike, beta, "rlhf"))
+    row[f"{method} on I-KL"] = float(
+      rules.distortion(exponential, beta, method)
+    )
+  row["rlhf on I-KL, mu like ref"] = float(
+    rules.distortion(alike, beta, "rlhf")
+  )
   return row
 
 
@@ -95,15 +109,15 @@ def _path_rows(betas, progress) -> list[dict]:
   for beta in harness.track(betas, "paths", progress=progress):
     row = {"beta": beta}
     for size in PATHS:
-      _, utility, steps = _path(beta, size)
+      _, utility, steps = jax.tree.map(np.asarray, _path(beta, size))
       # On a tree the fit is exact pair by pair: rewards rise along the path
       # where every alternative beats its predecessor.
       row[f"m={size}"] = float(utility[0] / utility[-1])
       row[f"theory, m={size}"] = _path_ratio(beta, size)
-      row[f"rising, m={size}"] = float(jnp.min(steps))
+      row[f"rising, m={size}"] = float(np.min(steps))
     instance, _, _ = _path(beta, PATHS[0])
-    row["rlhf, m=10"] = float(_distortion(instance, beta, "rlhf"))
-    row["ML, m=10"] = float(_distortion(instance, beta, "maximal_lottery"))
+    row["rlhf, m=10"] = float(rules.distortion(instance, beta, "rlhf"))
+    row["ML, m=10"] = float(rules.distortion(instance, beta, "maximal_lottery"))
     rows.append(row)
   return rows
 
@@ -149,8 +163,7 @@ def _claims(rows, paths) -> list[harness.Claim]:
       statement="largest ratio of Borda's distortion to min(D*^2, 2 D*)",
       theory=1.0,
       measured=harness.largest(
-        row["borda on I-BORDA"] / float(sc.borda_upper_bound(row["beta"]))
-        for row in rows
+        row["borda on I-BORDA"] / float(_ceiling(row["beta"])) for row in rows
       ),
       tolerance=0.0,
       relation="<=",
@@ -238,8 +251,7 @@ def plot(curves: dict[str, np.ndarray]):
   fig, axes = plotting.figure(1, 2, width=5)
   with jax.enable_x64(True):
     grid = np.geomspace(0.8 * betas.min(), 1.2 * betas.max(), 200)
-    bound = np.asarray(sc.distortion_bound(grid))
-    borda = np.asarray(sc.borda_lower_bound(grid).value)
+    bound, borda = map(np.asarray, _curves(grid))
   limit = np.array([_exponential_limit(b) for b in grid])
   axes[0].plot(grid, bound, "C0", label="D*(beta)")
   axes[0].plot(grid, borda, "C1", label="C(beta)")

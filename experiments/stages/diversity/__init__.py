@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of `experiments.double_drift`."""
+"""Parts of `experiments.diversity`."""

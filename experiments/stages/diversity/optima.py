@@ -106,7 +106,7 @@ def matching_weights(
   Where the target is NaN the weight is the given one `[P, L]`. Not in one
   program: compiling the loop would take longer than running it.
   """
-  rewards = np.asarray(jax.vmap(_rewards)(worlds))
+  rewards = worlds.train.mean(1)
   low, high = (np.where(np.isnan(targets), given, x) for x in WEIGHTS)
   for _ in range(60):
     middle = np.sqrt(low * high)
@@ -118,7 +118,7 @@ def matching_weights(
 
 def halfway(world: bandit.SharedBandit) -> float:
   """Between the base's success and that of the best strategy alone."""
-  rewards = np.asarray(_rewards(world))
+  rewards = np.asarray(world.train).mean(0)
   base = np.exp(np.asarray(world.base_log_probs)) @ rewards
   return (base + rewards.max()) / 2
 
@@ -139,12 +139,9 @@ def optima(*, seed: int, num_worlds: int) -> harness.Part:
   size = len(worlds)
   targets = np.array([TARGET, *map(halfway, others)])
   # First a matched optimum in each world, then all weights in the first.
-  lanes = jax.tree.map(
-    lambda *x: jnp.stack(x), *worlds, *[own] * len(STRENGTHS)
-  )
-  given = np.array(
-    [STRENGTHS / d.f_second(np.ones(())) for d in penalties.PENALTIES.values()]
-  )
+  lanes = jax.tree.map(lambda *x: np.stack(x), *worlds, *[own] * len(STRENGTHS))
+  curvatures = np.array(list(penalties.curvatures().values()))
+  given = STRENGTHS / curvatures[:, None]
   etas = matching_weights(
     lanes,
     np.append(targets, np.full(len(STRENGTHS), np.nan)),
@@ -230,14 +227,12 @@ def _other_worlds(found: Optimum, size: int) -> list[dict]:
 def _rows(found: Optimum) -> list[dict]:
   names = list(penalties.PENALTIES)
   first = jax.tree.map(lambda x: x[:, 0], found)
-  slopes = evaluation.pass_at_k_slope(
-    jnp.asarray(first.held_out), jnp.array(KS)
-  )
+  slopes = jax.jit(evaluation.pass_at_k_slope)(first.held_out, np.array(KS))
   columns = {
     "eta": first.eta / [penalties.TIMES[name] for name in names],
     "@64": first.held_out[:, KS.index(64)],
     "@256": first.held_out[:, KS.index(256)],
-    "slope": slopes,
+    "slope": np.asarray(slopes),
     "min pi/ref": first.ratio,
     "kept half": first.kept,
     "number": first.number,

@@ -28,8 +28,7 @@ STRENGTHS = (0.05, 0.1, 0.2, 0.4)  # weight times f''(1)
 
 def arms() -> np.ndarray:
   """Weights `[1 + P E, P]` of the penalties; none in the first row."""
-  one = jnp.ones(())
-  unit = [1 / float(d.f_second(one)) for d in PENALTIES.values()]
+  unit = [1 / penalties.curvatures()[name] for name in PENALTIES]
   rows = np.einsum("pq,e->peq", np.diag(unit), STRENGTHS)
   return np.concatenate([np.zeros((1, len(unit))), rows.reshape(-1, len(unit))])
 
@@ -75,7 +74,7 @@ def sampled(
     exact_spread: of held-out pass@256 among exact optima there.
   """
   train, held_out = (
-    np.asarray(x) for x in run_arms(key, jnp.array(arms()), num_seeds=num_seeds)
+    np.asarray(x) for x in run_arms(key, arms(), num_seeds=num_seeds)
   )
   size = (len(PENALTIES), len(STRENGTHS))
   train, held_out = train.mean(-1), held_out.mean(-1)

@@ -9,7 +9,6 @@ import math
 from collections import defaultdict
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import harness
@@ -27,16 +26,26 @@ NODES = 32
 EXACT = 1e-12  # sums of up to 24 terms of order 10 in float64
 
 
-def integral(log_probs: np.ndarray, alpha) -> np.ndarray:
-  """`int_0^1 w(t) E[sum_{masked at t} log p] dt` by quadrature."""
+@jax.jit
+def _schedules_at(t: jax.Array) -> dict[str, tuple[jax.Array, jax.Array]]:
+  """Share of visible tokens and weight, by schedule."""
+  return {
+    name: (alpha(t), schedules.schedule_weight(alpha, t))
+    for name, alpha in SCHEDULES.items()
+  }
+
+
+def integrals(log_probs: np.ndarray) -> dict[str, np.ndarray]:
+  """`int_0^1 w(t) E[sum_{masked at t} log p] dt` by quadrature, by schedule."""
   nodes, weights = np.polynomial.legendre.leggauss(NODES)
-  t = (nodes + 1) / 2
   by_count = worlds.sums_by_count(log_probs)
-  visible = np.asarray(alpha(jnp.asarray(t)))[:, None]
   k = np.arange(by_count.shape[-1])
-  chance = (1 - visible) ** k * visible ** (k[-1] - k)
-  rate = np.asarray(schedules.schedule_weight(alpha, jnp.asarray(t)))
-  return by_count @ (chance.T @ (rate * weights / 2))
+  found = {}
+  for name, (visible, rate) in _schedules_at((nodes + 1) / 2).items():
+    visible = np.asarray(visible)[:, None]
+    chance = (1 - visible) ** k * visible ** (k[-1] - k)
+    found[name] = by_count @ (chance.T @ (np.asarray(rate) * weights / 2))
+  return found
 
 
 @jax.jit
@@ -57,8 +66,8 @@ def errors(log_probs: np.ndarray) -> dict[str, np.ndarray]:
   total = np.logaddexp.reduce(orders, -1)
   divergence = np.mean(-count - (orders - total[..., None]), -1)
   return {
-    f"schedule_{name}": integral(log_probs, alpha) - elbo
-    for name, alpha in SCHEDULES.items()
+    f"schedule_{name}": value - elbo
+    for name, value in integrals(log_probs).items()
   } | {
     "mean_over_orders": orders.mean(-1) - elbo,
     "recursion": total - count - log_pi,

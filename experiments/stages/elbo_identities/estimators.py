@@ -41,6 +41,12 @@ def scores(tables) -> jax.Array:
   return jax.vmap(one)(tables)
 
 
+@jax.jit
+def elbos(log_probs: jax.Array) -> jax.Array:
+  """The bound of each table `[S]`."""
+  return masked.any_order_elbo(log_probs)
+
+
 @functools.partial(jax.jit, static_argnames="estimator")
 def values(table, times, noise, *, estimator: str) -> jax.Array:
   """The estimate of each draw `[m]`, with times `[m]` and noise `[m, L]`."""
@@ -88,17 +94,23 @@ def second_moment(table, estimator: str, smallest: float) -> float:
   return weights @ (t * moment) / 2 * span
 
 
-def sampled(table, key, *, estimator: str, num: int) -> np.ndarray:
-  """Estimates `[num]` of independent draws."""
+@functools.partial(jax.jit, static_argnames="num")
+def _times_and_noise(key, *, num: int) -> tuple[jax.Array, jax.Array]:
   time_key, noise_key = jax.random.split(key)
   times = mask_draws.sample_times(time_key, num)
-  noise = jax.random.uniform(noise_key, (num, LENGTH))
+  return times, jax.random.uniform(noise_key, (num, LENGTH))
+
+
+def sampled(table, key, *, estimator: str, num: int) -> np.ndarray:
+  """Estimates `[num]` of independent draws."""
+  times, noise = _times_and_noise(key, num=num)
   return np.asarray(values(table, times, noise, estimator=estimator))
 
 
-def _mean_claims(tables, log_probs) -> tuple[list[harness.Claim], list[dict]]:
+def _mean_claims(
+  tables, log_probs, bound
+) -> tuple[list[harness.Claim], list[dict]]:
   """Every estimator's expectation, and that of the released draw."""
-  bound = np.asarray(masked.any_order_elbo(log_probs))
   claims = []
   for name in mask_draws.ESTIMATORS:
     means = [
@@ -115,7 +127,7 @@ def _mean_claims(tables, log_probs) -> tuple[list[harness.Claim], list[dict]]:
         tolerance=1e-11,
       )
     )
-  one_step = np.asarray(log_probs)[:, 0].sum(-1)
+  one_step = log_probs[:, 0].sum(-1)
   released = []
   for table in tables:
     # floor(u L) masks: none as often as any other count, and never all.
@@ -139,7 +151,7 @@ def _mean_claims(tables, log_probs) -> tuple[list[harness.Claim], list[dict]]:
 def _variance_claims(table, log_probs) -> list[harness.Claim]:
   """How the second moment without a limit grows."""
   # Rows of log_probs are visible sets: here all but one position.
-  singles = np.asarray(log_probs)[SIZE == LENGTH - 1].sum(-1)
+  singles = log_probs[SIZE == LENGTH - 1].sum(-1)
   rate = np.sum(singles**2)
   claims = []
   # coupled_t has a weight of 1/(2 t); its other half is bounded here.
@@ -191,8 +203,9 @@ def estimators(*, seeds: range, key: jax.Array, num_draws: int) -> harness.Part:
     num_draws: independent draws of each estimator.
   """
   tables = worlds.tables(seeds, vocab_size=VOCAB, length=LENGTH)
-  log_probs = scores(tables)
-  bound = float(masked.any_order_elbo(log_probs[0]))
+  log_probs = np.asarray(scores(tables))
+  bounds = np.asarray(elbos(log_probs))
+  bound = float(bounds[0])
   exact_std, found = {}, {}
   for i, name in enumerate(mask_draws.ESTIMATORS):
     exact_std[name] = math.inf
@@ -202,7 +215,7 @@ def estimators(*, seeds: range, key: jax.Array, num_draws: int) -> harness.Part:
     found[name] = sampled(
       tables[0], jax.random.fold_in(key, i), estimator=name, num=num_draws
     )
-  claims, released = _mean_claims(tables, log_probs)
+  claims, released = _mean_claims(tables, log_probs, bounds)
   claims += _variance_claims(tables[0], log_probs[0])
   claims += _sample_claims(found, exact_std, bound)
   shown = np.unique(np.geomspace(16, num_draws, 60).astype(int))

@@ -30,8 +30,13 @@ def best(z: jax.Array, t: jax.Array) -> jax.Array:
 
 def weight_errors(rng: np.random.Generator) -> dict[str, np.ndarray]:
   """Losses of a wrong velocity over `vdm_loss`, draw by draw."""
-  x, eps = jnp.asarray(rng.standard_normal((2, 256, 4)))
-  t = jnp.asarray(rng.uniform(0.05, 0.95, 256))
+  draws = rng.standard_normal((2, 256, 4))
+  found = _weight_errors(*draws, rng.uniform(0.05, 0.95, 256))
+  return jax.tree.map(np.asarray, found)
+
+
+@jax.jit
+def _weight_errors(x, eps, t) -> dict[str, jax.Array]:
 
   def velocity(z, t):
     return jnp.sin(z) + t[..., None]
@@ -43,8 +48,8 @@ def weight_errors(rng: np.random.Generator) -> dict[str, np.ndarray]:
   elbo = flow.flow_matching_loss(velocity, x, t, eps, weight="elbo")
   uniform = flow.flow_matching_loss(velocity, x, t, eps)
   return {
-    "elbo": np.asarray(elbo / vdm) - 1,
-    "uniform": np.asarray(uniform / (jnp.exp(gamma(t) / 2) * vdm)) - 1,
+    "elbo": elbo / vdm - 1,
+    "uniform": uniform / (jnp.exp(gamma(t) / 2) * vdm) - 1,
   }
 
 

@@ -116,20 +116,30 @@ def _closed_loss(snr: np.ndarray) -> float:
 # --- single terms ------------------------------------------------------------
 
 
+@jax.jit
+def _ddpm_weights(gammas: jax.Array) -> jax.Array:
+  return gaussian.ddpm_weights(gammas)
+
+
 def weight_errors(rng: np.random.Generator) -> np.ndarray:
   """DDPM's weight of the noise's error against that by SNR, random steps."""
   beta = rng.uniform(0.01, 0.4, 64)
   bar = np.cumprod(1 - beta)
-  gammas = jnp.asarray(np.log1p(-bar) - np.log(bar))
+  gammas = np.log1p(-bar) - np.log(bar)
   posterior = beta[1:] * (1 - bar[:-1]) / (1 - bar[1:])
   ddpm = beta[1:] ** 2 / (2 * posterior * (1 - beta[1:]) * (1 - bar[1:]))
-  return np.asarray(gaussian.ddpm_weights(gammas)) / ddpm - 1
+  return np.asarray(_ddpm_weights(gammas)) / ddpm - 1
 
 
 def velocity_errors(rng: np.random.Generator) -> np.ndarray:
   """Errors of x and eps by those of v, random draws and noise levels."""
-  x, eps, guess = jnp.asarray(rng.standard_normal((3, 256, 4)))
-  alpha, sigma = predictions.alpha_sigma(jnp.asarray(rng.uniform(-4, 4, 256)))
+  draws = rng.standard_normal((3, 256, 4))
+  return np.asarray(_velocity_errors(*draws, rng.uniform(-4, 4, 256)))
+
+
+@jax.jit
+def _velocity_errors(x, eps, guess, gammas) -> jax.Array:
+  alpha, sigma = predictions.alpha_sigma(gammas)
   z = alpha[:, None] * x + sigma[:, None] * eps
 
   def convert(value, src, dst):
@@ -142,7 +152,7 @@ def velocity_errors(rng: np.random.Generator) -> np.ndarray:
   for dst, truth, share in (("x", x, sigma**2), ("eps", eps, alpha**2)):
     found = jnp.sum((truth - convert(guess, "v", dst)) ** 2, -1)
     errors.append(found / (share * square) - 1)
-  return np.stack(errors)
+  return jnp.stack(errors)
 
 
 # --- the part ----------------------------------------------------------------
@@ -165,13 +175,14 @@ def measure() -> dict[str, jax.Array]:
       ]
     ),
     "nelbo": negative_bound(),
+    "gammas": [log_linear(t) for t in grids],
   }
 
 
 def gaussian_bounds(*, seed: int) -> harness.Part:
   """Claims on the diffusion loss and its terms."""
   found = jax.tree.map(np.asarray, measure())
-  snr = [np.exp(-np.asarray(log_linear(np.arange(n + 1) / n))) for n in STEPS]
+  snr = [np.exp(-gammas) for gammas in found["gammas"]]
   limit = np.subtract(*_information(snr[0][[0, -1]]))
   closed = np.array([_closed_loss(s) for s in snr])
   d = SHARE * (VARIANCE - 1)

@@ -52,10 +52,8 @@ def t_steps(*, seeds: range) -> harness.Part:
   log_probs = np.asarray(worlds.log_probs(tables))
   found = {key: np.asarray(x) for key, x in measure(log_probs).items()}
   elbo, log_pi = found["elbo"], found["log_pi"]
-  limit = {
-    key: np.asarray(any_order.bounds(log_probs)[key])
-    for key in ("elbo", "log_pi")
-  }
+  bounds = any_order.bounds(log_probs)
+  limit = {key: np.asarray(bounds[key]) for key in ("elbo", "log_pi")}
   one_step = log_probs[..., 0, :].sum(-1)
   error = elbo - limit["elbo"]
   largest = np.abs(error).max((1, 2))

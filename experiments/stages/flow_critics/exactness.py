@@ -21,7 +21,7 @@ def certain_velocity(y: jax.Array) -> flow_critics.Velocity:
   return lambda z, t: (y - z) / (1 - t)
 
 
-def stale_velocity(y: jax.Array, old: jax.Array, share: float):
+def stale_velocity(y: jax.Array, old: jax.Array, share):
   """That of an earlier target for a share of the time, then that of y."""
 
   def velocity(z, t):
@@ -40,8 +40,8 @@ def errors(y: jax.Array, old: jax.Array, z0: jax.Array):
     return flow_critics.flow_endpoints(velocity, z0, num_steps=steps) - y
 
   certain = [error(certain_velocity(y), k) for k in STEPS]
-  stale = [error(stale_velocity(y, old, share), READ) for share in SHARES]
-  return jnp.stack(certain), jnp.stack(stale)
+  stale = jax.vmap(lambda share: error(stale_velocity(y, old, share), READ))
+  return jnp.stack(certain), stale(jnp.array(SHARES))
 
 
 def _paths(share: float) -> np.ndarray:

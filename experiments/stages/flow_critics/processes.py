@@ -3,11 +3,7 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-from jaxalign.exact import mdp as mdps
 
 STATES, DISCOUNT = 16, 0.9
 WORLDS = ("certain", "random")
@@ -27,15 +23,6 @@ class Process(NamedTuple):
   values: np.ndarray
 
 
-@jax.jit
-def _values(moves: jax.Array, gains: jax.Array) -> jax.Array:
-  def solve(moves, gains):
-    world = mdps.TabularMDP(moves[:, None], gains[:, None], DISCOUNT)
-    return mdps.policy_values(world, jnp.ones_like(gains[:, None]))
-
-  return jnp.vectorize(solve, signature="(s,s),(s)->(s)")(moves, gains)
-
-
 def processes(seeds) -> Process:
   """Random processes; in the first world the next state is certain."""
   shape = len(seeds), len(WORLDS), STATES
@@ -45,4 +32,5 @@ def processes(seeds) -> Process:
     gains[i] = rng.uniform(-1, 1, STATES)
     moves[i, 0] = np.eye(STATES)[rng.integers(STATES, size=STATES)]
     moves[i, 1] = rng.dirichlet(np.full(STATES, 0.3), STATES)
-  return Process(moves, gains, np.asarray(_values(moves, gains)))
+  values = np.linalg.solve(np.eye(STATES) - DISCOUNT * moves, gains[..., None])
+  return Process(moves, gains, values[..., 0])

@@ -46,16 +46,21 @@ def draw_several(seeds: range) -> tables.TabularMDP:
   return tables.TabularMDP(*(np.stack(x) for x in zip(*found, strict=True)))
 
 
+@jax.jit
+def _solve(mdp: tables.TabularMDP) -> tuple[jax.Array, jax.Array]:
+  """V* and Q*."""
+  values = tables.optimal_values(mdp)
+  return values, tables.action_values(mdp, values)
+
+
 @functools.cache
 def optimum() -> Optimum:
   """Of the printed process."""
-  mdp = draw(0)
-  values = jax.jit(tables.optimal_values)(mdp)
-  action_values = np.asarray(tables.action_values(mdp, values))
+  values, action_values = map(np.asarray, _solve(draw(0)))
   ordered = np.sort(action_values, -1)
   gap = float(np.min(ordered[:, -1] - ordered[:, -2]))
   greedy = action_values.argmax(-1)
-  return Optimum(np.asarray(values), action_values, greedy, gap)
+  return Optimum(values, action_values, greedy, gap)
 
 
 def value_of(mdp: tables.TabularMDP, policy: np.ndarray) -> np.ndarray:

@@ -83,23 +83,28 @@ def _concatenate(runs) -> Steps:
   return Steps(*map(jnp.concatenate, columns))
 
 
-def steps_of(name: str) -> Steps:
-  """All runs of a schedule."""
-  runs = []
-  for num_steps in STEPS:
-    schedule = SCHEDULES[name](num_steps)
-    runs.append((schedule.alphas, *remasking.remasking_probs(*schedule)))
-  return _concatenate(runs)
-
-
-def confident_steps() -> Steps:
-  """All runs of ReMDM-conf, with the largest sigma; it is yet to be spread."""
-  runs = []
-  for num_steps in STEPS:
+def _run_of(name: str, num_steps: int) -> tuple:
+  """Alphas, reveal and remask of a schedule, or of ReMDM-conf."""
+  if name == "conf":  # with the largest sigma; it is yet to be spread
     alphas = _even(num_steps)
     reveal = samplers.ancestral_probs(alphas)
-    runs.append((alphas, reveal, remasking.sigma_max(alphas)))
-  return _concatenate(runs)
+    return alphas, reveal, remasking.sigma_max(alphas)
+  schedule = SCHEDULES[name](num_steps)
+  return (schedule.alphas, *remasking.remasking_probs(*schedule))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _all_steps(counts: tuple[int, ...]) -> dict[str, Steps]:
+  """Runs of so many steps, by name: one program for all."""
+  return {
+    name: _concatenate([_run_of(name, n) for n in counts])
+    for name in (*SCHEDULES, "conf")
+  }
+
+
+def steps_of(name: str) -> Steps:
+  """All runs of a schedule, or of ReMDM-conf by the name of conf."""
+  return _all_steps(STEPS)[name]
 
 
 # --- laws --------------------------------------------------------------------

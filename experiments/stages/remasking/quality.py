@@ -27,7 +27,7 @@ def all_laws(tables: jax.Array) -> np.ndarray:
   over = jax.vmap(chains.laws, (0, None))
   found = [over(tables, chains.steps_of(name)) for name in chains.SCHEDULES]
   conf = jax.vmap(confidence.laws, (0, None))
-  return np.stack([*found, conf(tables, chains.confident_steps())])
+  return np.stack([*found, conf(tables, chains.steps_of("conf"))])
 
 
 def final(laws: np.ndarray) -> np.ndarray:
@@ -42,9 +42,9 @@ def distance(law: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def drawn(laws: np.ndarray) -> np.ndarray:
   """Tokens that a run draws on average `[schedules, runs]`."""
-  steps = [chains.steps_of(name) for name in chains.SCHEDULES]
   rows = []
-  for each, law in zip([*steps, chains.confident_steps()], laws, strict=True):
+  for name, law in zip(NAMES, laws, strict=True):
+    each = chains.steps_of(name)
     visible = chains.shares(law).mean((0, -1))
     before = np.where(each.first, 0, np.roll(visible, 1))
     count = np.cumsum(L * (1 - before) * np.asarray(each.reveal))
@@ -107,7 +107,8 @@ def quality(*, seeds: range) -> harness.Part:
   tables = chains.tables(seeds)
   pi = np.asarray(jax.vmap(chains.target)(tables))
   # Nothing visible: a uniform guess. All other conditionals remain.
-  blind = tables.at[:, chains.START].set(0.0)
+  blind = np.array(tables)
+  blind[:, chains.START] = 0
   curves, rows = {"names": np.array(NAMES), "steps": np.array(chains.STEPS)}, {}
   for name, each in zip(DENOISERS, (tables, blind), strict=True):
     laws = all_laws(each)

@@ -32,6 +32,14 @@ def sampled(table, key, schedule, *, num: int, conf: bool) -> jax.Array:
   return jnp.bincount(found.tokens @ PLACES, length=V**L) / num
 
 
+@jax.jit
+def _schedules() -> tuple[remasking.RemaskingSchedule, ...]:
+  """The sampler's, without and with confidence."""
+  alphas = schedules.alpha_grid(schedules.linear_alpha, num_steps=STEPS)
+  conf = remasking.RemaskingSchedule(alphas, remasking.sigma_max(alphas))
+  return chains.SCHEDULES["rescale"](STEPS), conf
+
+
 def deviations(frequencies, law, num: int) -> np.ndarray:
   """In standard errors; of what is rare one draw is no surprise."""
   return (frequencies - law) / (np.sqrt(law * (1 - law) / num) + 1 / num)
@@ -45,20 +53,21 @@ def sampling(*, seeds: range, key: jax.Array, num_draws: int) -> harness.Part:
     key: of the samples.
     num_draws: samples of each schedule.
   """
-  (table,) = chains.tables(seeds[:1])
-  alphas = schedules.alpha_grid(schedules.linear_alpha, num_steps=STEPS)
+  tables = chains.tables(seeds)
+  table = np.asarray(tables)[0]
   end = chains.ENDS[chains.STEPS.index(STEPS)]
-  conf = remasking.RemaskingSchedule(alphas, remasking.sigma_max(alphas))
+  rescale, conf = _schedules()
+  # Of all targets, for which the programs are there.
   cases = {
-    "rescale": (
-      chains.SCHEDULES["rescale"](STEPS),
-      chains.laws(table, chains.steps_of("rescale")),
-    ),
-    "conf": (conf, confidence.laws(table, chains.confident_steps())),
+    name: (schedule, jax.vmap(laws, (0, None))(tables, chains.steps_of(name)))
+    for name, schedule, laws in (
+      ("rescale", rescale, chains.laws),
+      ("conf", conf, confidence.laws),
+    )
   }
   claims, rows = [], {"sequence": [str(tuple(x)) for x in chains.X.tolist()]}
   for i, (name, (schedule, laws)) in enumerate(cases.items()):
-    law = np.asarray(laws)[end, chains.FINAL]
+    law = np.asarray(laws)[0, end, chains.FINAL]
     found = np.asarray(
       sampled(
         table,

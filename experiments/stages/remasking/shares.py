@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What masking again keeps: the schedule's shares, and the law of noising."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,11 +38,22 @@ def accepted(num_steps: int) -> int:
   return count
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def largest_sigma(counts: tuple[int, ...]) -> list[jax.Array]:
+  """The larger probability of each step less 1, at the largest sigma."""
+  found = []
+  for num_steps in counts:
+    alphas = schedules.alpha_grid(schedules.linear_alpha, num_steps=num_steps)
+    most = remasking.remasking_probs(alphas, remasking.sigma_max(alphas))
+    found.append(jnp.maximum(most.reveal, most.remask) - 1)
+  return found
+
+
 def _kept(found: dict, steps: dict) -> list[harness.Claim]:
   """Shares and the noising law, by schedule."""
   # A denoiser that knows the sequence.
-  knows = jnp.where(jnp.arange(V) == KNOWN[:, None], 0.0, -jnp.inf)
-  knows = jnp.broadcast_to(knows, (len(STATES), L, V))
+  knows = np.where(np.arange(V) == KNOWN[:, None], 0.0, -np.inf)
+  knows = np.broadcast_to(knows, (len(STATES), L, V))
   claims = []
   for name, laws in found.items():
     claims.append(
@@ -67,7 +80,7 @@ def _kept(found: dict, steps: dict) -> list[harness.Claim]:
 
 def _lost(tables) -> tuple[harness.Claim, list[dict]]:
   """ReMDM-conf, whose shares are below the schedule's."""
-  each = chains.confident_steps()
+  each = chains.steps_of("conf")
   laws = jax.vmap(confidence.laws, (0, None))(tables, each)
   found = chains.shares(np.asarray(laws)).mean(-1)  # [S, N]
   runs = dict(zip(chains.STEPS, chains.ENDS, strict=True))
@@ -106,11 +119,6 @@ def shares(*, seeds: range) -> harness.Part:
   by_paths = jax.vmap(
     lambda table: chains.ancestral_laws(table, runs=chains.STEPS)
   )(tables)
-  tight = []
-  for num_steps in chains.STEPS:
-    alphas = schedules.alpha_grid(schedules.linear_alpha, num_steps=num_steps)
-    most = remasking.remasking_probs(alphas, remasking.sigma_max(alphas))
-    tight.append(np.maximum(most.reveal, most.remask) - 1)
   claims += [
     harness.all_agree(
       "no_remasking",
@@ -123,7 +131,7 @@ def shares(*, seeds: range) -> harness.Part:
       "sigma_max",
       "at the largest sigma all masks are revealed or all tokens masked: the"
       " larger of both probabilities less 1, largest over steps",
-      tight,
+      largest_sigma(chains.STEPS),
       tolerance=EXACT,
     ),
     harness.Claim(

@@ -2,6 +2,7 @@
 """The maps, and the action gaps of a chain whose only reward is at its end."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -28,45 +29,48 @@ def chain(discount: float) -> tables.TabularMDP:
   return tables.TabularMDP(transitions, rewards, discount)
 
 
+@jax.jit
+def _measure(
+  x: jax.Array, chains: tables.TabularMDP
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Both maps' `f^-1(f(x))`; Q* of the chains, plain and mapped `[2, S, 2]`."""
+  log_linear = value_mapping.log_linear_map(scale=SCALE, floor=FLOORS[1])
+  inverted = [f.inverse(f.forward(x)) for f in (LOGS[1], log_linear)]
+  best = jax.vmap(
+    lambda mdp: tables.action_values(mdp, tables.optimal_values(mdp))
+  )(chains)
+  mapped = [log.forward(q) for log, q in zip(LOGS, best, strict=True)]
+  return jnp.stack(inverted), best, jnp.stack(mapped)
+
+
 def maps() -> harness.Part:
   """Claims on inverses and on gaps."""
-  floor = FLOORS[1]
-  x = np.geomspace(floor, 50, 300)
-  log_linear = value_mapping.log_linear_map(scale=SCALE, floor=floor)
-  inverses = [f.inverse(f.forward(x)) / x - 1 for f in (LOGS[1], log_linear)]
-  solve = jax.jit(
-    lambda mdp: tables.action_values(mdp, tables.optimal_values(mdp))
-  )
-  gaps, plain = [], []
-  for discount, log in zip(DISCOUNTS, LOGS, strict=True):
-    # Left of the first state is the first state, and the goal has no gap.
-    best = np.asarray(solve(chain(discount)))[1:STATES]
-    mapped = np.asarray(log.forward(best))
-    gaps.append(
-      (mapped[:, 1] - mapped[:, 0]) / (2 * SCALE * np.log(1 / discount))
-    )
-    plain.append(best[:, 1] - best[:, 0])
+  x = np.geomspace(FLOORS[1], 50, 300)
+  chains = jax.tree.map(lambda *x: np.stack(x), *map(chain, DISCOUNTS))
+  inverted, best, mapped = map(np.asarray, _measure(x, chains))
+  # Left of the first state is the first state, and the goal has no gap.
+  plain, gaps = (q[:, 1:STATES, 1] - q[:, 1:STATES, 0] for q in (best, mapped))
+  theory = 2 * SCALE * np.log(1 / np.array(DISCOUNTS))[:, None]
   claims = [
     harness.all_agree(
       "maps_inverse",
       "both maps: f^-1(f(x))/x - 1 for x from the floor to 50",
-      inverses,
+      [inverted / x - 1],
       # f^-1 multiplies the rounding of f by its size, 4.
       tolerance=1e-13,
     ),
     harness.all_agree(
       "maps_gaps",
       "chain: mapped action gap over 2 c log(1/g), less 1, in every state",
-      [np.array(gaps) - 1],
+      [gaps / theory - 1],
       tolerance=1e-11,
     ),
   ]
   curves = {
     "maps/discounts": np.array(DISCOUNTS),
     "maps/distance": np.arange(STATES - 1, 0, -1),
-    "maps/linear": np.array(plain),
-    "maps/log": np.array(gaps)
-    * (2 * SCALE * np.log(1 / np.array(DISCOUNTS))[:, None]),
+    "maps/linear": plain,
+    "maps/log": gaps,
   }
   return harness.Part(claims, curves, {})
 
