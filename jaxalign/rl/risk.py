@@ -234,8 +234,8 @@ def exponential_policy_values(
   ...   jnp.full((2, 1, 2), .5), jnp.array([[0.], [2.]]), 1.)
   >>> values = exponential_policy_values(
   ...   coin, jnp.ones((2, 1)), level=1., horizon=2)
-  >>> print(values[0].round(4))
-  [0.5662 2.5662]
+  >>> print(f"{values[0, 0]:.4f} {values[0, 1]:.4f}")
+  0.5662 2.5662
 
   Reference:
     Risk-averse learning with the Itakura-Saito loss (2505.16925), the
