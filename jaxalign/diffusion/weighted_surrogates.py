@@ -6,13 +6,12 @@ alone; arguments and results are those of `surrogates`. Samples should be of the
 current policy: nothing corrects for others.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from jaxalign import checks
 from jaxalign.diffusion import surrogates
+from jaxalign.rl import regression
 
 __all__ = ("awr_loss", "rwr_loss", "spg_loss", "wd1_loss")
 
@@ -155,9 +154,10 @@ def rwr_loss(
   surrogates.check_samples(elbo=elbo, rewards=rewards)
   (rewards,) = surrogates.constant(rewards)
   (values,), weight = surrogates.scaled((elbo,), length, normalize)
-  log_factor = jnp.minimum(inverse_temperature * rewards, math.log(max_weight))
-  loss = -jnp.exp(log_factor) * values
-  return surrogates.weighted(loss, weight)
+  factor = regression.awr_weights(
+    inverse_temperature * rewards, beta=1.0, max_weight=max_weight
+  )
+  return surrogates.weighted(-factor * values, weight)
 
 
 def awr_loss(

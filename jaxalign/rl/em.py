@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import checks, numerics
+from jaxalign.rl import regression
 
 __all__ = (
   "WeightsAndDual",
@@ -215,10 +216,7 @@ def mpo_loss(
   checks.check_same_shape(**{"log_probs[..., 0]": log_probs[..., 0], "kl": kl})
   checks.check_float(log_probs=log_probs, weights=weights, kl=kl)
   checks.check_positive(multiplier=multiplier, epsilon=epsilon)
-  weights = jax.lax.stop_gradient(numerics.as_float(weights))
-  live = weights != 0
-  log_probs = jnp.where(live, numerics.as_float(log_probs), 0)
-  fit = -jnp.sum(weights * log_probs, -1)
+  fit = jnp.sum(regression.weighted_likelihood_loss(log_probs, weights), -1)
   kl = numerics.as_float(kl)
   alpha = jnp.asarray(multiplier, kl.dtype)
   if alpha.ndim:

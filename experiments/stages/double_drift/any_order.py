@@ -34,10 +34,7 @@ ARMS = {
   "SPG + .05": ascent.Arm(omega=0.5, beta=0.05),
   "one-step": ascent.Arm(one_step=1.0),
 }
-DISTILLED = {  # beside them; the first starts from a distilled table
-  "distilled once": ascent.Arm(),
-  "interleaved": ascent.Arm(distil=1.0),
-}
+DISTILLED = ("distilled once", "interleaved")  # beside them, with FPO
 EVERY = 10
 
 
@@ -70,16 +67,23 @@ def problems(seeds: range, scale: float) -> tuple[np.ndarray, np.ndarray]:
 def run_arms(tables, rewards, *, steps: int) -> ascent.Path:
   """Paths `[arms, S, steps + 1]`, those of `DISTILLED` last."""
 
-  def one(table, reward, arm):
-    return ascent.ascend(world(reward), arm, table, steps=steps, every=EVERY)
+  def one(table, reward, arm, every=0):
+    return ascent.ascend(world(reward), arm, table, steps=steps, every=every)
 
-  arms = ARMS | DISTILLED
-  tight = jax.vmap(masked.self_distill)(tables)
-  starts = jnp.stack(
-    [tight if name == "distilled once" else tables for name in arms]
+  over_seeds = functools.partial(jax.vmap, in_axes=(0, 0, None))
+  plain = jax.vmap(over_seeds(one), (None, None, 0))(
+    tables, rewards, ascent.stack(ARMS)
   )
-  over_seeds = jax.vmap(one, (0, 0, None))
-  return jax.vmap(over_seeds, (0, None, 0))(starts, rewards, ascent.stack(arms))
+  tight = jax.vmap(masked.self_distill)(tables)
+  fpo = ARMS["FPO"]
+  once = over_seeds(one)(tight, rewards, fpo)
+  often = over_seeds(functools.partial(one, every=EVERY))(tables, rewards, fpo)
+  return jax.tree.map(
+    lambda x, *more: jnp.concatenate([x, *(y[None] for y in more)]),
+    plain,
+    once,
+    often,
+  )
 
 
 @jax.jit

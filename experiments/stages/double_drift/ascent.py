@@ -56,14 +56,12 @@ class Arm(NamedTuple):
     omega: share of the upper surrogate where the advantage is not positive;
       what remains is the ELBO.
     beta: weight of the ELBO as a regulariser.
-    distil: 1 where self-distillation comes between the updates.
   """
 
   exact: float = 0.0
   one_step: float = 0.0
   omega: float = 0.0
   beta: float = 0.0
-  distil: float = 0.0
 
 
 class Path(NamedTuple):
@@ -144,19 +142,14 @@ def ascend(
     arm: what ascends.
     params: to start from.
     steps: updates.
-    every: updates between self-distillations, of the arms that have them; 0
-      for none.
+    every: updates between self-distillations; 0 for none.
   """
   _, unravel = jax.flatten_util.ravel_pytree(params)
 
   def step(params, t):
     if every:
-      tight = jax.lax.cond(
+      params = jax.lax.cond(
         t % every == 0, world.distill, lambda params: params, params
-      )
-      # Not in the condition, which arms side by side would turn into a select.
-      params = jax.tree.map(
-        lambda new, old: jnp.where(arm.distil > 0, new, old), tight, params
       )
     (base, elbo, true), found = gradients(world, arm, params)
     update = unravel(world.rate * (base + arm.beta * elbo))
@@ -171,10 +164,11 @@ def run_arms(
   world: World, start, arms: dict[str, Arm], *, steps: int, every: int
 ) -> Path:
   """Paths `[arms + 1, steps + 1]` of one problem, interleaved FPO the last."""
-  arms = arms | {"interleaved": Arm(distil=1.0)}
-  return jax.vmap(
-    lambda arm: ascend(world, arm, start, steps=steps, every=every)
-  )(stack(arms))
+  plain = jax.vmap(lambda arm: ascend(world, arm, start, steps=steps))
+  often = ascend(world, Arm(), start, steps=steps, every=every)
+  return jax.tree.map(
+    lambda x, y: jnp.concatenate([x, y[None]]), plain(stack(arms)), often
+  )
 
 
 def by_name(found: Path, names: Sequence[str]) -> dict[str, Path]:
