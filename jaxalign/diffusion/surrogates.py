@@ -113,7 +113,7 @@ def scaled(values, length, normalize, *, parts: int = 0):
 
 
 def check_samples(parts: int = 0, advantages=None, **arrays) -> None:
-  """Raises unless arrays agree in shape, but for trailing parts."""
+  """Raises unless all are `[..., *parts]`, and advantages `[...]`."""
   checks.check_same_shape(**arrays)
   checks.check_float(**arrays)
   if advantages is None:
@@ -146,7 +146,7 @@ def weighted(loss, weight, clipped=None) -> Surrogate:
 
 
 def constant(*arrays):
-  """What a loss does not differentiate, as floats."""
+  """What a loss does not differentiate, `[...]` each, as floats."""
   return tuple(jax.lax.stop_gradient(numerics.as_float(x)) for x in arrays)
 
 

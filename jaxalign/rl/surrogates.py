@@ -109,7 +109,10 @@ def log_ratio(
 def prepare(
   advantages: jax.Array, **arrays: jax.Array
 ) -> tuple[jax.Array, ...]:
-  """Checks one shape; advantages and the arrays in the wider of their types."""
+  """Advantages, then arrays, all of one shape `[..., T]`, as floats.
+
+  Advantages are constants from here on.
+  """
   checks.check_same_shape(advantages=advantages, **arrays)
   checks.check_float(advantages=advantages, **arrays)
   fixed = jax.lax.stop_gradient(numerics.as_float(advantages))
@@ -117,7 +120,7 @@ def prepare(
 
 
 def exp_ratio(x: jax.Array, advantages: jax.Array) -> jax.Array:
-  """The ratio; 1 where the advantage is 0, so that no inf meets a zero."""
+  """Ratios `[..., T]`; 1 where the advantage is 0: no inf meets a zero."""
   return jnp.exp(jnp.where(advantages != 0, x, 0))
 
 

@@ -57,7 +57,7 @@ def exp_q(x: jax.Array, *, q: float) -> jax.Array:
 
 
 def ln_q_of_log(log_x: jax.Array, q: float) -> jax.Array:
-  """`ln_q x` from `log x`, with gradient 0 at x = 0."""
+  """`ln_q x` from `log x` `[...]`, with gradient 0 at x = 0."""
   if q == 1:
     return log_x
   live = log_x > -jnp.inf
