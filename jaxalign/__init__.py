@@ -21,6 +21,7 @@ __all__ = (
   "exact",
   "inference",
   "numerics",
+  "preference",
   "rl",
   "social_choice",
 )

@@ -7,7 +7,8 @@ host-side entry points (readers, binaries, notebooks) and must not be called
 under `jit`.
 """
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Callable, Collection
 
 import chex
 import jax
@@ -19,6 +20,7 @@ __all__ = (
   "check_distribution",
   "check_finite",
   "check_float",
+  "check_options",
   "check_positive",
   "check_rank",
   "check_same_shape",
@@ -119,6 +121,36 @@ def check_choice(name: str, value: str, allowed: Collection[str]) -> None:
     raise ValueError(
       f"unknown {name} {value!r}: choose one of {', '.join(sorted(allowed))}"
     )
+
+
+def check_options(
+  name: str, function: Callable, options: Collection[str]
+) -> None:
+  """Raises unless the function takes all options, as keyword-only parameters.
+
+  `where` is data, hence no option.
+
+  Args:
+    name: what the function is called where options are given.
+    function: whose keyword-only parameters are the options.
+    options: their names.
+
+  Raises:
+    ValueError: naming the option and every one that is taken.
+
+  >>> check_options("sorted", lambda x, *, key: x, ["key"])
+  """
+  allowed = [
+    p.name
+    for p in inspect.signature(function).parameters.values()
+    if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name != "where"
+  ]
+  for option in options:
+    if option not in allowed:
+      raise ValueError(
+        f"{name!r} takes no option {option!r}: it takes"
+        f" {', '.join(allowed) or 'none'}"
+      )
 
 
 def check_distribution(name: str, probs: np.ndarray, axis: int = -1) -> None:

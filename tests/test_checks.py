@@ -45,3 +45,13 @@ def test_finite():
   assert str(error.value) == (
     "rewards must be finite: 2 of 4 entries are not, first inf at (0, 1)"
   )
+
+
+def test_options_are_the_keyword_only_parameters_but_masks():
+  def loss(x, *, beta, eps=0.0, where=None):
+    del x, beta, eps, where
+
+  checks.check_options("dpo", loss, {"beta": 1.0})
+  for name in ("x", "where", "gamma"):
+    with pytest.raises(ValueError, match=f"no option '{name}': .* beta, eps"):
+      checks.check_options("dpo", loss, [name])

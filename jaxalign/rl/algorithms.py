@@ -123,10 +123,14 @@ class PolicyLossConfig:
     )
     checks.check_choice("kl", self.kl, ("none", *kl_penalty.KL_TERMS))
     checks.check_choice("correction", self.correction, ("none", *CORRECTIONS))
-    _check_options(self.surrogate, SURROGATES[self.surrogate], self.options)
+    checks.check_options(
+      self.surrogate, SURROGATES[self.surrogate], dict(self.options)
+    )
     if self.correction != "none":
-      _check_options(
-        self.correction, CORRECTIONS[self.correction], self.correction_options
+      checks.check_options(
+        self.correction,
+        CORRECTIONS[self.correction],
+        dict(self.correction_options),
       )
     elif self.correction_options:
       raise ValueError("correction_options were given, but no correction")
@@ -134,26 +138,6 @@ class PolicyLossConfig:
       raise ValueError(
         "kl and kl_coefficient belong together: were"
         f" {self.kl!r} and {self.kl_coefficient}"
-      )
-
-
-def _parameters(function: Callable, kind) -> tuple[str, ...]:
-  found = inspect.signature(function).parameters.values()
-  return tuple(p.name for p in found if p.kind is kind)
-
-
-def _options_of(function: Callable) -> tuple[str, ...]:
-  names = _parameters(function, inspect.Parameter.KEYWORD_ONLY)
-  return tuple(name for name in names if name != "where")
-
-
-def _check_options(name: str, function: Callable, options: Options) -> None:
-  allowed = _options_of(function)
-  for option, _ in options:
-    if option not in allowed:
-      raise ValueError(
-        f"{name!r} takes no option {option!r}: it takes"
-        f" {', '.join(allowed) or 'none'}"
       )
 
 
@@ -317,7 +301,11 @@ def policy_loss(config: PolicyLossConfig, batch: PolicyBatch) -> LossOutput:
     ratio = jnp.clip(ratio, -config.max_log_ratio, config.max_log_ratio)
   surrogate = SURROGATES[config.surrogate]
   inputs = {**arrays, "log_ratio": ratio, "where": where, "key": batch.key}
-  names = _parameters(surrogate, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+  names = [
+    p.name
+    for p in inspect.signature(surrogate).parameters.values()
+    if p.kind is not inspect.Parameter.KEYWORD_ONLY
+  ]
   token = surrogate(
     *_need(inputs, names, config.surrogate), **dict(config.options)
   )
