@@ -311,7 +311,7 @@ def policy_loss(config: PolicyLossConfig, batch: PolicyBatch) -> LossOutput:
   )
   loss = token.loss
   metrics = {"clipped": token.clipped, "overflow": overflow}
-  metrics["ratio"] = jnp.exp(ratio)
+  metrics["log_ratio"] = ratio
   if config.correction != "none":
     pair = _need(arrays, ("old_logp", "sampler_logp"), config.correction)
     weights = CORRECTIONS[config.correction](
