@@ -221,7 +221,7 @@ class LossOutput(NamedTuple):
       the loss of all of them.
     metrics: scalars by name, without gradient: `clipped`, the share of tokens
       whose ratio is clipped; `overflow`, of those whose log-ratio was cut;
-      `ratio`, the mean ratio; `empty`, the number of completions without
+      `log_ratio`, its mean; `empty`, the number of completions without
       tokens; and, where they apply, `kl`, the mean of the divergence's term,
       and `correction`, the mean weight.
   """

@@ -182,9 +182,9 @@ def test_parts_compose(key):
   metrics = output.metrics
   helpers.assert_close(metrics["correction"], w[m].mean())
   helpers.assert_close(metrics["kl"], k2[m].mean())
-  helpers.assert_close(metrics["ratio"], r[m].mean())
+  helpers.assert_close(metrics["log_ratio"], np.log(r)[m].mean())
   assert set(metrics) == {
-    "clipped", "overflow", "ratio", "correction", "kl", "empty",
+    "clipped", "overflow", "log_ratio", "correction", "kl", "empty",
   }  # fmt: skip
 
 
