@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
       harness.check_output_dir(root / name, config)
   except ValueError as error:
     return harness.fail(error)
-  harness.set_up()
+  harness.set_up(preset)
   start = time.perf_counter()
   records, crashed = [], []
   runs = list(zip(names, modules, configs, strict=True))

@@ -13,20 +13,13 @@ import pathlib
 import jax
 import pytest
 
+from experiments import harness
+
 _ROOT = pathlib.Path(__file__).parents[1]
 
-# Most programs of a test run once: compiling them takes longer than running.
-# Without optimisation, with XLA's older emitters of loops and one module of
-# code for each program it takes less than half the time. The claims, which the
-# CI runs beside the tests, are compiled as users compile them. A flag that XLA
-# does not know aborts, hence the version.
-if jax.__version_info__ < (0, 11):
-  flags = (
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-  )
-  os.environ["XLA_FLAGS"] = " ".join(flags)
+# Most programs of a test run once. What users run is compiled as they compile
+# it by `reproduce --preset=quick`.
+harness.compile_fast()
 
 _OPTIONS = {
   "jax_disable_most_optimizations": True,
