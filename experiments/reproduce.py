@@ -44,6 +44,14 @@ EXPERIMENTS = (
   "gflownet",
   "flow_critics",
   "value_mapping",
+  "tabular_optima",
+  "alignment_as_divergence",
+  "reward_divergence_frontier",
+  "overoptimisation",
+  "length_bias",
+  "token_kl",
+  "distribution_matching",
+  "unlearning_dynamics",
 )
 
 

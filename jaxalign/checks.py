@@ -100,7 +100,8 @@ def check_positive(**values: float | jax.Array) -> None:
   >>> check_positive(beta=.1)
   """
   for name, value in values.items():
-    if not isinstance(value, jax.core.Tracer) and not np.all(value > 0):
+    traced = isinstance(value, jax.core.Tracer)
+    if not traced and not np.all(np.asarray(value) > 0):
       raise ValueError(f"{name} must be above 0, was {value}")
 
 

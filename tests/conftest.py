@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from experiments import harness
+from tests import programs
 
 _ROOT = pathlib.Path(__file__).parents[1]
 
@@ -33,6 +34,9 @@ _OPTIONS = {
 for _name, _value in _OPTIONS.items():
   jax.config.update(_name, _value)
   os.environ[_name.upper()] = str(_value)  # for the kernels of notebooks
+
+
+programs.compile_whole()
 
 
 def pytest_collection_finish():
@@ -70,6 +74,16 @@ def _few_programs():
 @pytest.fixture(autouse=True)
 def _double_precision():
   with jax.enable_x64(True):
+    yield
+
+
+@pytest.fixture(autouse=True)
+def _as_written(request):
+  """What a test replaces must be seen, and not outlive it in a program."""
+  if "monkeypatch" in request.fixturenames:
+    with programs.op_by_op():
+      yield
+  else:
     yield
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests import programs
+
 
 def assert_close(actual, expected, *, rtol=1e-10, atol=1e-12):
   """Compares two trees of arrays; NaN equals nothing, inf equals inf."""
@@ -42,7 +44,8 @@ def assert_transforms(fn, *args, rtol=1e-10, atol=1e-12):
   chex.clear_trace_counter()
   counted = jax.jit(chex.assert_max_traces(fn, n=1))
   first, second = (counted(*_row(args, i)) for i in range(2))
-  close(fn(*_row(args, 0)), first)
+  with programs.op_by_op():
+    close(fn(*_row(args, 0)), first)
   swapped = [(jnp if _is_key(a) else np).stack([a, a[::-1]]) for a in args]
   mapped = jax.pmap(jax.vmap(fn), devices=jax.devices()[:2])(*swapped)
   mapped = jax.tree.map(np.asarray, mapped)

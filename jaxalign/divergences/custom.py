@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import numerics
-from jaxalign.divergences import generators
+from jaxalign.divergences import generators, terms
 
 __all__ = ("custom_f_divergence",)
 
@@ -145,6 +145,30 @@ def custom_f_divergence(
     )
     return jnp.where(inside, value, ends)
 
+  def slopes(log_p, log_q):
+    log_u, p, q = log_p - log_q, jnp.exp(log_p), jnp.exp(log_q)
+    inside = jnp.abs(log_u) < _reach(log_u.dtype)
+    u = jnp.exp(jnp.where(inside & ((p > 0) | (q > 0)), log_u, 0))
+    in_p = p * (f_prime(u) - f_prime_one)
+    above = p * (f(u) / u - f_prime(u)) + q * f_prime_one
+    below = q * (f(u) - u * f_prime(u) + f_prime_one)
+    # Where u leaves the type, f and f' are at their limits; infinite ones have
+    # no slope.
+    low, high, at_zero = (
+      x if math.isfinite(x) else 0.0
+      for x in (
+        f_prime_zero - f_prime_one,
+        f_prime_inf - f_prime_one,
+        f_zero + f_prime_one,
+      )
+    )
+    far_in_p = p * jnp.where(log_u < 0, low, high)
+    far_in_q = q * jnp.where(log_u < 0, at_zero, 0)
+    return (
+      jnp.where(inside, in_p, far_in_p),
+      jnp.where(inside, jnp.where(u > 1, above, below), far_in_q),
+    )
+
   return generators.FDivergence(
     name=name,
     f=f_or_limit,
@@ -153,7 +177,7 @@ def custom_f_divergence(
     f_prime_inverse=inverse,
     conjugate=conjugate,
     activation=activation,
-    term=term,
+    term=terms.with_slopes(term, slopes),
     f_zero=f_zero,
     f_prime_one=f_prime_one,
     f_prime_inf=f_prime_inf,

@@ -20,16 +20,32 @@ def with_slopes(term: Callable, slopes: Callable) -> Callable:
   """Gives a term its analytic tangent.
 
   `slopes` maps `(log p, log q)` to the derivatives in log p and in log q.
-  Without this rule autodiff differentiates both sides of every select.
+  Without this rule autodiff differentiates both sides of every select. A slope
+  whose argument is constant is not formed: it may overflow, and 0 * inf is NaN.
   """
   term = jax.custom_jvp(term)
 
-  @term.defjvp
   def _jvp(primals, tangents):
-    in_p, in_q = slopes(*primals)
-    return term(*primals), in_p * tangents[0] + in_q * tangents[1]
+    value = term(*primals)
+    moves = [
+      slope * tangent
+      for slope, tangent in zip(slopes(*primals), tangents, strict=True)
+      if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+    ]
+    return value, sum(moves, jnp.zeros_like(value))
 
+  term.defjvp(_jvp, symbolic_zeros=True)
   return term
+
+
+def slope_in_p(term: Callable, log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+  """`p (f'(p/q) - f'(1))`, `[...]`: a term's derivative in log p.
+
+  At log p = 0 it is the derivative of f at a ratio that is known by its
+  logarithm, which is never exponentiated where the term does not.
+  """
+  one = jnp.ones_like(log_p)
+  return jax.jvp(lambda x: term(x, log_q), (log_p,), (one,))[1]
 
 
 def _power_growth(

@@ -4,6 +4,9 @@
 from jaxalign.preference.aligndistil import (
   aligndistil_loss,
 )
+from jaxalign.preference.aot import (
+  aot_loss,
+)
 from jaxalign.preference.brain import (
   brain_loss,
 )
@@ -33,6 +36,9 @@ from jaxalign.preference.diverse import (
 from jaxalign.preference.dpkd import (
   dpkd_loss,
 )
+from jaxalign.preference.f_dpo import (
+  f_dpo_loss,
+)
 from jaxalign.preference.f_sft import (
   fsft_loss,
 )
@@ -54,13 +60,38 @@ from jaxalign.preference.pairs import (
   sequence_logps,
 )
 from jaxalign.preference.pairwise import (
+  discopop_loss,
   dpo_loss,
+  exo_pair_loss,
+  hdpo_loss,
   hinge_loss,
+  ipo_loss,
+  robust_dpo_loss,
+  sigmoid_norm_loss,
+)
+from jaxalign.preference.pointwise import (
+  apo_down_loss,
+  apo_zero_loss,
+  bco_pair_loss,
+  nca_pair_loss,
+  sppo_hard_loss,
 )
 from jaxalign.preference.ranking import (
   d2o_loss,
   mc_negative,
   ranking_nce_loss,
+)
+from jaxalign.preference.reference_free import (
+  alphapo_loss,
+  cpo_loss,
+  dorpo_loss,
+  log_odds,
+  orpo_loss,
+  simpo_loss,
+)
+from jaxalign.preference.regularized import (
+  dpop_loss,
+  rpo_loss,
 )
 from jaxalign.preference.rocm import (
   ROCM_REGULARIZERS,
@@ -120,52 +151,73 @@ __all__ = (
   "TokenLogps",
   "UnpairedLoss",
   "aligndistil_loss",
+  "alphapo_loss",
+  "aot_loss",
+  "apo_down_loss",
+  "apo_zero_loss",
   "bco_delta_init",
   "bco_delta_update",
   "bco_loss",
+  "bco_pair_loss",
   "brain_loss",
+  "cpo_loss",
   "d2o_loss",
   "ddpo_loss",
   "deviation_weights",
   "diffusion_dpo_loss",
   "diffusion_npo_loss",
+  "discopop_loss",
   "divpo_select",
+  "dorpo_loss",
   "dpkd_loss",
   "dpo_loss",
+  "dpop_loss",
+  "exo_pair_loss",
+  "f_dpo_loss",
   "fdpg_surrogate",
   "flat_loss",
   "fsft_loss",
   "ga_loss",
   "gdc_target",
   "grad_diff_loss",
+  "hdpo_loss",
   "hinge_loss",
+  "ipo_loss",
   "kldo_loss",
   "kto_loss",
   "kto_reference_point",
   "ld_logps",
+  "log_odds",
   "mapo_loss",
   "mc_negative",
   "mdpo_loss",
   "mean_token_probability",
   "minimize_population",
   "mipo_loss",
+  "nca_pair_loss",
   "negative_guidance",
   "negative_params",
   "npo_loss",
   "order_pairs",
+  "orpo_loss",
   "pair_loss",
   "pair_weights",
   "partition_init",
   "partition_update",
   "population_loss",
   "ranking_nce_loss",
+  "robust_dpo_loss",
   "rocm_regularizer",
+  "rpo_loss",
   "sampo_logratio",
   "sequence_logps",
   "sequential_cvar",
   "sequential_entropic_risk",
   "sequential_kl",
+  "sigmoid_norm_loss",
   "simnpo_loss",
+  "simpo_loss",
+  "sppo_hard_loss",
   "tdpo_loss",
   "wpo_weights",
   "xpo_loss",

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import checks, divergences, numerics
+from jaxalign.divergences import terms
 
 __all__ = (
   "GDCTarget",
@@ -37,12 +38,6 @@ class MatchingLoss(NamedTuple):
 
   loss: jax.Array
   slope: jax.Array
-
-
-def _slope(div, log_p, log_q):
-  """`p (f'(p/q) - f'(1))`, by the term's own slope in log p."""
-  # Backwards: forwards the other slope, which may overflow, meets a 0.
-  return jax.grad(lambda x: jnp.sum(div.term(x, log_q)))(log_p)
 
 
 def fdpg_surrogate(
@@ -99,11 +94,12 @@ def fdpg_surrogate(
   weight = jnp.where(live, jnp.exp(log_weight), 0)
   log_target = jnp.where(both, target - proposal, log_weight)
   log_t = log_weight - log_target
+  pull_of = functools.partial(terms.slope_in_p, div.term)
   # Without mass in the target f' is at its limit, which may be infinite.
   limit = jnp.asarray(div.f_prime_inf - div.f_prime_one, logp.dtype)
   limits = jnp.where(live, limit, 0)
-  pull = jnp.where(meant, _slope(div, log_weight, log_target), weight * limits)
-  slope = jnp.where(meant, _slope(div, jnp.zeros_like(log_t), -log_t), limits)
+  pull = jnp.where(meant, pull_of(log_weight, log_target), weight * limits)
+  slope = jnp.where(meant, pull_of(jnp.zeros_like(log_t), -log_t), limits)
   pull = jnp.where(live, pull - weight * baseline, 0)
   return MatchingLoss(pull * score, jnp.where(live, slope, 0))
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxalign.diffusion import gaussian, predictions
 from jaxalign.divergences import gaussian_kl_diag
-from tests import helpers
+from tests import helpers, programs
 
 KINDS = predictions.PREDICTIONS
 VARIANCE = 2.3
@@ -299,9 +299,10 @@ def test_term_is_the_divergence_of_the_posteriors(prediction):
     seen.append(t)
     return jnp.tanh(z @ weights)
 
-  found = gaussian.ddpm_vlb(
-    denoiser, x, step, eps, gammas=gammas, prediction=prediction
-  )
+  with programs.op_by_op():  # which shows the denoiser numbers
+    found = gaussian.ddpm_vlb(
+      denoiser, x, step, eps, gammas=gammas, prediction=prediction
+    )
   helpers.assert_close(seen[0], step / 4)
   # q(z_s | z_t, x) by Bayes' rule, one-dimensional.
   alpha_s, sigma_s = (

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import harness
+from tests import programs
 
 _ROOT = pathlib.Path(__file__).parents[2]
 CLAIMS_FILE = _ROOT / "experiments" / "claims.json"
@@ -31,7 +32,8 @@ def assert_printed(value: float, printed: str) -> None:
 def smoke(module, **overrides) -> harness.Results:
   """What the smoke preset gives, computed once for all tests of a process."""
   config = module.Config.from_preset("smoke", **overrides)
-  return module.run(config, progress=False)
+  with programs.op_by_op():
+    return module.run(config, progress=False)
 
 
 def assert_reproduces(module, **overrides) -> harness.Results:
@@ -74,7 +76,8 @@ def assert_seed_matters(module, *curves: str, **overrides) -> None:
 
   def run(seed):
     config = module.Config.from_preset("smoke", seed=seed, **overrides)
-    return module.run(config, progress=False).curves
+    with programs.op_by_op():
+      return module.run(config, progress=False).curves
 
   first = smoke(module, **overrides).curves
   again, other = run(0), run(1)
