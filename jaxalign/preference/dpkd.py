@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Direct preference knowledge distillation: the teacher is the reference."""
 
-import jax
-import jax.numpy as jnp
-
-from jaxalign import checks
-from jaxalign.preference import pairs
+from jaxalign.preference import pairs, pairwise
 
 __all__ = ("dpkd_loss",)
 
@@ -19,7 +15,8 @@ def dpkd_loss(logps: pairs.PairLogps, *, beta: float = 0.1) -> pairs.PairLoss:
   and rejected ones drawn once from s, the minimiser is `p (p/s)^(1/beta)`,
   beyond the teacher; drawn anew from the student (as constants), the student is
   at rest where it is the teacher. The paper adds a language-model loss on the
-  pre-training corpus; that is the caller's to add.
+  pre-training corpus; that is the caller's to add. What differs from
+  `sigmoid_norm_loss` is who the two completions and the reference are.
 
   Args:
     logps: `PairLogps`, arrays `[...]`, with lengths.
@@ -33,6 +30,7 @@ def dpkd_loss(logps: pairs.PairLogps, *, beta: float = 0.1) -> pairs.PairLoss:
     AssertionError: shapes differ, or an array is not floating point.
     ValueError: beta not above 0, no reference or no lengths.
 
+  >>> import jax.numpy as jnp
   >>> two = 2 * jnp.ones(1)
   >>> out = dpkd_loss(
   ...   pairs.PairLogps(-two, -2 * two, -two, -two, two, two), beta=1.)
@@ -42,9 +40,4 @@ def dpkd_loss(logps: pairs.PairLogps, *, beta: float = 0.1) -> pairs.PairLoss:
   Reference:
     Direct Preference Knowledge Distillation (2406.19774).
   """
-  checks.check_positive(beta=beta)
-  chosen, rejected = pairs.log_ratios("dpkd", logps)
-  ratios = logps._replace(policy_chosen=chosen, policy_rejected=rejected)
-  chosen, rejected, valid = pairs.per_token("dpkd", ratios)
-  loss = -jax.nn.log_sigmoid(beta * (chosen - rejected))
-  return pairs.output(jnp.where(valid, loss, 0), beta * chosen, beta * rejected)
+  return pairwise.sigmoid_norm_loss(logps, beta=beta)

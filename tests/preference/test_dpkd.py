@@ -77,9 +77,9 @@ def test_gradients_and_transforms():
 
 
 def test_bad_input():
-  with pytest.raises(ValueError, match="dpkd needs .* of PairLogps"):
+  with pytest.raises(ValueError, match="sigmoid_norm needs .* of PairLogps"):
     preference.dpkd_loss(preference.PairLogps(*golden.PAIRS[:2]))
-  with pytest.raises(ValueError, match="dpkd needs chosen_length"):
+  with pytest.raises(ValueError, match="sigmoid_norm needs chosen_length"):
     preference.dpkd_loss(golden.PAIRS._replace(chosen_length=None))
   with pytest.raises(ValueError, match="beta must be above 0, was 0"):
     preference.dpkd_loss(golden.PAIRS, beta=0.0)
