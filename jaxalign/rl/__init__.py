@@ -89,7 +89,7 @@ from jaxalign.rl.gflownet import (
   vargrad_loss,
 )
 from jaxalign.rl.imitation import (
-  PENALTIES,
+  SEQUENCE_MATCH_PENALTIES,
   ActionReplay,
   SequenceMatchLosses,
   SoftTerms,
@@ -229,8 +229,8 @@ __all__ = (
   "CORRECTIONS",
   "KL_TERMS",
   "LEVELS",
-  "PENALTIES",
   "SCALES",
+  "SEQUENCE_MATCH_PENALTIES",
   "SURROGATES",
   "ActionReplay",
   "BatchLoss",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxalign import checks, numerics
 
 __all__ = (
-  "PENALTIES",
+  "SEQUENCE_MATCH_PENALTIES",
   "ActionReplay",
   "SequenceMatchLosses",
   "SoftTerms",
@@ -24,7 +24,7 @@ __all__ = (
   "sequence_match_terms",
 )
 
-PENALTIES = ("data", "mixture")
+SEQUENCE_MATCH_PENALTIES = ("data", "mixture")
 
 
 class ActionReplay(NamedTuple):
@@ -219,7 +219,7 @@ def sequence_match_loss(
     SequenceMatch (2306.05426).
   """
   checks.check_positive(alpha=alpha)
-  checks.check_choice("penalty", penalty, PENALTIES)
+  checks.check_choice("penalty", penalty, SEQUENCE_MATCH_PENALTIES)
   for side in (data, states):
     checks.check_same_shape(**side._asdict())
   share = 1.0 if penalty == "data" else 0.5

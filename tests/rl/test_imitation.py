@@ -266,7 +266,7 @@ def test_bad_input_is_refused():
     imitation.sequence_match_loss(terms, terms, alpha=0.0)
   with pytest.raises(ValueError, match="data, mixture"):
     imitation.sequence_match_loss(terms, terms, alpha=1.0, penalty="model")
-  assert set(imitation.PENALTIES) == {"data", "mixture"}
+  assert set(imitation.SEQUENCE_MATCH_PENALTIES) == {"data", "mixture"}
   with pytest.raises(AssertionError, match="drops"):
     imitation.sequence_match_loss(
       terms, terms._replace(drops=jnp.ones(3)), alpha=1.0
