@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preference optimisation: losses of log-probabilities, and their optima."""
+"""Preference optimisation: losses of log-probabilities, and their optima.
+
+Of pairs, by name: `pair_loss`. What serves elsewhere too lives there: Nash-MD
+is `social_choice.nash_md_pg_loss`, DPH-RL's terms are `rl.base_sample_f_terms`,
+SALSA's reference is `rl.model_soup`, the optimum under a divergence is
+`divergences.regularized_maximizer`.
+"""
 
 from jaxalign.preference.aligndistil import (
   aligndistil_loss,
