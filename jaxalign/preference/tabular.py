@@ -143,7 +143,7 @@ def minimize_population(
   Args:
     loss: `[n]` to scalar, twice differentiable; +inf outside its domain.
     start: `[n]`, with finite loss; use float64.
-    num_steps: Newton steps.
+    num_steps: Newton steps, at least 1.
 
   Returns:
     `PopulationMinimum`.
@@ -165,26 +165,36 @@ def minimize_population(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _minimize(loss, num_steps, start):
-  slope = jax.grad(loss)
+  start = numerics.as_float(start)
+  lengths = jnp.asarray(_STEPS, start.dtype)[:, None]
 
-  def size(x):
-    return jnp.max(jnp.abs(slope(x)))
+  def slope_twice(x):
+    slope = jax.grad(loss)(x)
+    return slope, slope
 
-  def step(x, _):
-    curvature, basis = jnp.linalg.eigh(jax.hessian(loss)(x))
+  # The loss stands in the program twice, here and under the lengths: tracing
+  # and compiling it takes most of the time.
+  def step(state, _):
+    x, value, size = state
+    hessian, slope = jax.jacfwd(slope_twice, has_aux=True)(x)
+    curvature, basis = jnp.linalg.eigh(hessian)
     # What rounding leaves of a flat direction is no curvature.
     floor = jnp.finfo(x.dtype).eps ** 0.75 * jnp.max(jnp.abs(curvature))
     curved = jnp.abs(curvature) > floor
-    along = (basis.T @ slope(x)) / jnp.where(curved, jnp.abs(curvature), 1)
-    move = -basis @ jnp.where(curved, along, 0)
-    tried = x + jnp.asarray(_STEPS, x.dtype)[:, None] * move
-    losses = jax.vmap(loss)(tried)
-    best = jnp.nanargmin(jnp.append(losses, loss(x)))
-    searched = jnp.append(tried, x[None], 0)[best]
-    rounding = 64 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(loss(x)))
-    level = losses[0] <= loss(x) + rounding
-    whole = level & (size(x + move) < size(x) / 2)
-    return jnp.where(whole, x + move, searched), None
+    along = (basis.T @ slope) / jnp.where(curved, jnp.abs(curvature), 1)
+    tried = x - lengths * (basis @ jnp.where(curved, along, 0))
+    values, slopes = jax.vmap(jax.value_and_grad(loss))(tried)
+    sizes = jnp.max(jnp.abs(slopes), -1)
+    best = jnp.argmin(jnp.where(jnp.isnan(values), jnp.inf, values))
+    rounding = 64 * jnp.finfo(x.dtype).eps * (1 + jnp.abs(value))
+    whole = (values[0] <= value + rounding) & (sizes[0] < size / 2)
+    at = jnp.where(whole, 0, best)
+    better = whole | (values[best] < value)
+    moved = (tried[at], values[at], sizes[at])
+    kept = jax.tree.map(lambda a, b: jnp.where(better, a, b), moved, state)
+    return kept, None
 
-  x, _ = jax.lax.scan(step, numerics.as_float(start), length=num_steps)
-  return PopulationMinimum(x, loss(x), size(x))
+  # Of the first step no length is whole: the best is taken.
+  unknown = (start, jnp.full_like(start[0], jnp.inf), jnp.zeros_like(start[0]))
+  found, _ = jax.lax.scan(step, unknown, length=num_steps)
+  return PopulationMinimum(*found)

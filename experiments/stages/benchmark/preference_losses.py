@@ -143,10 +143,14 @@ def _plain(x: preference.PairLogps) -> jax.Array:
 
 def _seconds_to_compile(program: Callable, x) -> float:
   """Tracing, lowering and compiling, with nothing kept from other runs."""
-  with jax.enable_compilation_cache(False):
+  kept = jax.config.jax_enable_compilation_cache
+  jax.config.update("jax_enable_compilation_cache", False)
+  try:
     start = time.perf_counter()
     program.lower(x).compile()
     return time.perf_counter() - start
+  finally:
+    jax.config.update("jax_enable_compilation_cache", kept)
 
 
 def _pair_row(name: str, x, formula: Callable, turns: int) -> dict:
