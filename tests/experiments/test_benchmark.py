@@ -11,6 +11,7 @@ from experiments import benchmark, harness
 from experiments.stages.benchmark import (
   diffusion,
   policy_gradients,
+  preference_losses,
   timing,
 )
 from jaxalign import divergences
@@ -56,12 +57,14 @@ def test_it_runs_and_judges(monkeypatch):
   # The network's own cost is nobody's claim.
   for name, size in {"WIDTH": 8, "LAYERS": 1, "SAMPLER_STEPS": 64}.items():
     monkeypatch.setattr(diffusion, name, size)
+  monkeypatch.setattr(preference_losses, "LOGITS", (2, 4, 64))
   results = benchmark.run(config, progress=False)
   judged = {claim.name: claim for claim in results.claims}
   assert judged["Nash agreement"].holds
   assert {row["loss"] for row in results.tables["policy losses"]} == set(
     policy_gradients.LOSSES
   )
+  assert judged["pairs, value"].holds  # every loss, beside NumPy
   assert judged["any-order agreement"].holds and judged["forwards"].holds
   assert set(judged) >= {"divergence values", "divergence gradients", "import"}
   rows = results.tables["divergences against their unsafe forms"]
