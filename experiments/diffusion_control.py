@@ -54,7 +54,7 @@ class Config(harness.Config):
     help="beside the point mass: pendulum, or gymnax:NAME (extra control)",
   )
   updates: int = harness.field(
-    40, smoke=12, full=80, least=2, help="updates of every policy"
+    40, smoke=4, full=80, least=2, help="updates of every policy"
   )
   episodes: int = harness.field(16, least=1, help="episodes of each update")
 

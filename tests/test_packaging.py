@@ -9,7 +9,17 @@ import pytest
 
 import jaxalign
 
-HEAVY = ("tensorflow_datasets", "orbax", "matplotlib", "grain", "ott", "scipy")
+HEAVY = (
+  "grain",
+  "matplotlib",
+  "orbax",
+  "ott",
+  "safetensors",
+  "scipy",
+  "tensorboardX",
+  "tensorflow_datasets",
+  "tokenizers",
+)
 
 
 def loaded_after(statement):

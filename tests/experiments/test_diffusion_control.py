@@ -28,8 +28,7 @@ KEY = functools.partial(jax.random.key, 0)
 
 
 def test_claims_reproduce_and_keys_matter():
-  # Fewer updates than the CI's own run: they take half a minute here.
-  results = conventions.assert_reproduces(diffusion_control, updates=6)
+  results = conventions.assert_reproduces(diffusion_control)
   curves = results.curves
   for name in ("point_mass/regret", "pendulum/returns"):
     first, second = np.moveaxis(curves[name], 1, 0)
