@@ -37,6 +37,13 @@ class BatchLoss(NamedTuple):
   weight: jax.Array
 
 
+def _total(x: jax.Array) -> jax.Array:
+  """The sum of `[B, T]`."""
+  # Down the columns first: a sum along a row cannot be reordered, and so not
+  # be vectorised, which takes several times as long on CPUs.
+  return jnp.sum(jnp.sum(x, 0))
+
+
 def aggregate(
   loss: jax.Array,
   *,
@@ -88,18 +95,16 @@ def aggregate(
       f" aggregation was {mode!r}, max_length {max_length}"
     )
   loss = jnp.where(where, numerics.as_float(loss), 0)
-  lengths = jnp.sum(where.astype(loss.dtype), -1)
-  rows = jnp.ones_like(lengths)
+  exists = where.astype(loss.dtype)
+  lengths = jnp.sum(exists, -1)
   if mode == "seq_mean_token_mean":
-    rows /= jnp.maximum(lengths, 1)
+    loss *= (1 / jnp.maximum(lengths, 1))[:, None]
   if max_length is not None:
     checks.check_positive(max_length=max_length)
     weight = jnp.asarray(len(loss) * max_length, loss.dtype)
   elif mode == "token_mean":
-    weight = jnp.sum(lengths)
+    weight = _total(exists)
   else:
     weight = jnp.sum(lengths > 0).astype(loss.dtype)
-  # Down the columns first: a sum along a row cannot be reordered, and so not
-  # be vectorised, which takes several times as long on CPUs.
-  total = jnp.sum(jnp.sum(rows[:, None] * loss, 0))
+  total = _total(loss)
   return BatchLoss(total / jnp.maximum(weight, 1), weight)
