@@ -24,6 +24,7 @@ __all__ = (
   "preference",
   "rl",
   "social_choice",
+  "training",
 )
 
 
