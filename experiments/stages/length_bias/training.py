@@ -16,6 +16,7 @@ import optax
 from matplotlib.figure import Figure
 
 from experiments import harness, plotting
+from experiments.stages import preference_pairs
 from jaxalign import preference
 from jaxalign.exact import completions, sequences
 
@@ -50,12 +51,9 @@ def problems(seeds: range) -> Problem:
     logits = 0.5 * rng.standard_normal((sequences.num_prefixes(V, T), V))
     quality = rng.standard_normal(len(LENGTHS))
     law = np.exp(_completion_logps(jnp.asarray(logits)).sum(-1))
-    pairs = rng.choice(len(law), (PAIRS, 2), p=law / law.sum())
-    score = (quality + BONUS * LENGTHS)[pairs]
-    win = 1 / (1 + np.exp(score[:, 1] - score[:, 0]))
-    first = rng.random(PAIRS) < win
-    chosen = np.where(first, pairs[:, 0], pairs[:, 1])
-    each.append((logits, quality, chosen, pairs.sum(1) - chosen))
+    scores = quality + BONUS * LENGTHS
+    pairs = preference_pairs.draw(rng, law, scores, PAIRS)
+    each.append((logits, quality, *pairs))
   return Problem(*(np.stack(x) for x in zip(*each, strict=True)))
 
 

@@ -16,6 +16,7 @@ import optax
 from matplotlib.figure import Figure
 
 from experiments import harness, plotting
+from experiments.stages import preference_pairs
 from jaxalign import preference
 from jaxalign.exact import sequences
 
@@ -80,11 +81,8 @@ def problems(seeds: range) -> Problem:
     ref_logits = rng.standard_normal((sequences.num_prefixes(V, T), V))
     rewards = REWARD_SCALE * rng.standard_normal(V**T)
     law = np.exp(sequences.sequence_log_probs(jnp.asarray(ref_logits), ALL))
-    pairs = rng.choice(V**T, (PAIRS, 2), p=law / law.sum())
-    win = 1 / (1 + np.exp(rewards[pairs[:, 1]] - rewards[pairs[:, 0]]))
-    first = rng.random(PAIRS) < win
-    chosen = np.where(first, pairs[:, 0], pairs[:, 1])
-    each.append((ref_logits, rewards, chosen, pairs.sum(1) - chosen))
+    pairs = preference_pairs.draw(rng, law, rewards, PAIRS)
+    each.append((ref_logits, rewards, *pairs))
   return Problem(*(np.stack(x) for x in zip(*each, strict=True)))
 
 
