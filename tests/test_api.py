@@ -92,6 +92,7 @@ FLOORS = {
   "rl": 2,
   "evaluation": 2,
   "data": 3,
+  "models": 3,
   "training": 4,
 }
 
