@@ -39,19 +39,47 @@ def _read(
   return logits, jax.lax.stop_gradient(ref_logits)
 
 
+def _parts(p_logits, q_logits):
+  """KL, probabilities of both, log(p/q) and whether all of P is in Q."""
+  log_totals = [jax.nn.logsumexp(x, -1) for x in (p_logits, q_logits)]
+  shift = log_totals[0] - log_totals[1]
+  p, q = (
+    jnp.exp(x - total[..., None])
+    for x, total in zip((p_logits, q_logits), log_totals, strict=True)
+  )
+  # A select by p would keep XLA from vectorising the sum.
+  excess = jnp.maximum(p_logits, _LOW) - jnp.maximum(q_logits, _LOW)
+  drift = jnp.sum(p * excess, -1) - shift
+  covered = jnp.all((q_logits > -jnp.inf) | (p_logits == -jnp.inf), -1)
+  return drift, p, q, excess - shift[..., None], covered
+
+
+@jax.custom_jvp
 def token_kl(p_logits: jax.Array, q_logits: jax.Array) -> jax.Array:
   """`KL(P||Q)` `[...]` of floats `[..., V]`, in few readings of them.
 
   `divergences.kl` keeps its relative accuracy near 0, at several times the
   cost.
   """
-  log_total = jax.nn.logsumexp(p_logits, -1)
-  p = jnp.exp(p_logits - log_total[..., None])
-  # A select by p would keep XLA from vectorising the sum.
-  excess = jnp.maximum(p_logits, _LOW) - jnp.maximum(q_logits, _LOW)
-  drift = jnp.sum(p * excess, -1) - log_total + jax.nn.logsumexp(q_logits, -1)
-  lacking = jnp.any((q_logits == -jnp.inf) & (p_logits > -jnp.inf), -1)
-  return jnp.where(lacking, jnp.inf, drift)
+  drift, *_, covered = _parts(p_logits, q_logits)
+  return jnp.where(covered, drift, jnp.inf)
+
+
+def _token_kl_jvp(primals, tangents):
+  drift, p, q, log_ratio, covered = _parts(*primals)
+  # The slopes, 0 where the divergence is infinite.
+  live = covered[..., None]
+  slopes = p * (log_ratio - drift[..., None]), q - p
+  moves = [
+    jnp.sum(jnp.where(live, slope, 0) * tangent, -1)
+    for slope, tangent in zip(slopes, tangents, strict=True)
+    if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+  ]
+  value = jnp.where(covered, drift, jnp.inf)
+  return value, sum(moves, jnp.zeros_like(value))
+
+
+token_kl.defjvp(_token_kl_jvp, symbolic_zeros=True)
 
 
 def sequential_kl(
