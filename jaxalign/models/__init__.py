@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Language models: a transformer, its sampler, Hugging Face checkpoints."""
+"""Models, their heads, and adapters."""
 
 from jaxalign.models.hf_config import (
   config_from_hf,
   config_to_hf,
+)
+from jaxalign.models.logprobs import (
+  TokenLogprobs,
+  chunked_divergence,
+  token_logprobs,
+)
+from jaxalign.models.lora import (
+  apply_lora,
+  init_lora,
 )
 from jaxalign.models.rotary import (
   RopeScaling,
@@ -33,16 +42,21 @@ __all__ = (
   "KVCache",
   "RopeScaling",
   "Samples",
+  "TokenLogprobs",
   "Transformer",
   "TransformerConfig",
+  "apply_lora",
+  "chunked_divergence",
   "config_from_hf",
   "config_to_hf",
   "head",
   "init_cache",
+  "init_lora",
   "load_hf",
   "rotate",
   "rotation",
   "sample",
   "sampling_log_probs",
   "save_hf",
+  "token_logprobs",
 )

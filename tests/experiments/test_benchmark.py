@@ -13,6 +13,7 @@ from experiments.stages.benchmark import (
   policy_gradients,
   preference_losses,
   timing,
+  token_logprobs,
 )
 from jaxalign import divergences
 from tests import helpers
@@ -58,6 +59,8 @@ def test_it_runs_and_judges(monkeypatch):
   for name, size in {"WIDTH": 8, "LAYERS": 1, "SAMPLER_STEPS": 64}.items():
     monkeypatch.setattr(diffusion, name, size)
   monkeypatch.setattr(preference_losses, "LOGITS", (2, 4, 64))
+  for name, size in {"TOKENS": 32, "WIDTH": 8, "VOCAB": 512}.items():
+    monkeypatch.setattr(token_logprobs, name, size)
   results = benchmark.run(config, progress=False)
   judged = {claim.name: claim for claim in results.claims}
   assert judged["Nash agreement"].holds
