@@ -42,7 +42,7 @@ def test_every_binary_is_named():
     if "app.run(main" in p.read_text()
   ]
   assert all(f"`{name}`" in README for name in binaries)
-  mains = {"reproduce", "readme", "benchmark"}
+  mains = {"align", "benchmark", "readme", "reproduce"}
   assert set(binaries) - mains == set(reproduce.EXPERIMENTS)
 
 

@@ -177,12 +177,12 @@ def _sample(
 
 
 def sample(
+  key: jax.Array,
   model: transformer.Transformer,
   params: Mapping[str, Any],
   prompts: jax.Array,
-  where: jax.Array,
-  key: jax.Array,
   *,
+  where: jax.Array,
   max_new_tokens: int,
   temperature: float = 1.0,
   top_k: int | None = None,
@@ -194,12 +194,12 @@ def sample(
   It ends early where all rows have drawn a stop id.
 
   Args:
+    key: consumed.
     model: causal.
     params: of the model.
     prompts: int `[B, P]`.
     where: bool `[B, P]`, tokens that exist, one in each row at least; padding
       on either side, which may hold anything.
-    key: consumed.
     max_new_tokens: N, at least 1.
     temperature: see `sampling_log_probs`; 0 is greedy.
     top_k: see there.
@@ -217,7 +217,7 @@ def sample(
   >>> model, prompts = transformer.Transformer(config), jnp.ones((2, 3), int)
   >>> params = jax.jit(model.init)(jax.random.key(0), prompts)["params"]
   >>> sample(
-  ...   model, params, prompts, prompts > 0, jax.random.key(1),
+  ...   jax.random.key(1), model, params, prompts, where=prompts > 0,
   ...   max_new_tokens=4).tokens.shape
   (2, 4)
 

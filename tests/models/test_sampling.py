@@ -57,7 +57,7 @@ def of_completions(params, prompts, completions, **options):
 def draw(params, key, prompts=PROMPTS, where=None, **options):
   where = np.ones(prompts.shape, bool) if where is None else where
   options = {"max_new_tokens": 4} | options
-  found = sampling.sample(MODEL, params, prompts, where, key, **options)
+  found = sampling.sample(key, MODEL, params, prompts, where=where, **options)
   return jax.tree.map(np.asarray, found)
 
 
@@ -227,11 +227,11 @@ def test_the_loop_ends_with_the_last_row(params, key):
   for stop_ids, most, count in ((range(VOCABULARY), 4, 1), ((), 2, 2)):
     calls.clear()
     found = sampling.sample(
+      key,
       Counting(CONFIG),
       params,
       PROMPTS,
-      where,
-      key,
+      where=where,
       max_new_tokens=most,
       stop_ids=tuple(stop_ids),
     )
@@ -251,7 +251,13 @@ def test_sample_transforms(params):
 
   def fn(key):
     return sampling.sample(
-      MODEL, params, PROMPTS, where, key, max_new_tokens=3, stop_ids=(STOP,)
+      key,
+      MODEL,
+      params,
+      PROMPTS,
+      where=where,
+      max_new_tokens=3,
+      stop_ids=(STOP,),
     )
 
   helpers.assert_transforms(fn, keys, **CLOSE)
@@ -275,10 +281,10 @@ def test_bad_input(params, key):
   )
   with pytest.raises(ValueError, match="only a causal model can be extended"):
     sampling.sample(
+      key,
       both_ways,
       {"embed": {"embedding": jnp.zeros((264, 128))}},
       PROMPTS,
-      PROMPTS >= 0,
-      key,
+      where=PROMPTS >= 0,
       max_new_tokens=1,
     )
