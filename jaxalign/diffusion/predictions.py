@@ -31,7 +31,7 @@ class NoiseLevel(NamedTuple):
 
 
 def per_example(x: jax.Array, **arrays: jax.Array) -> None:
-  """Raises unless each array has one entry for each event of x."""
+  """Raises unless each array is `[...]` for events x `[..., D]`."""
   if jnp.ndim(x) < 1:
     raise ValueError("x must be [..., D], was a scalar")
   checks.check_same_shape(**arrays, **{"x[..., 0]": x[..., 0]})

@@ -127,7 +127,7 @@ def schedule_weight(alpha: Schedule, t: jax.Array) -> jax.Array:
 
 
 def check_times(t: jax.Array) -> jax.Array:
-  """Times, of a type to compute in; refuses what lies outside (0, 1]."""
+  """Times `[...]`, of a type to compute in; refuses those outside (0, 1]."""
   if not isinstance(t, jax.core.Tracer):
     outside = np.asarray(t)[~((np.asarray(t) > 0) & (np.asarray(t) <= 1))]
     if outside.size:
