@@ -8,8 +8,8 @@ more or fewer processes from the state of any of them.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from jaxalign.data import batches, preferences
 
 if TYPE_CHECKING:
   import grain
+
+_Batch = TypeVar("_Batch")
 
 __all__ = ("held_out_mask", "ordered_batches", "shuffled_batches")
 
@@ -86,21 +88,24 @@ def _check_size(batch_size: int, num_pairs: int) -> None:
 
 
 def shuffled_batches(
-  pairs: batches.PairTokens,
+  take: Callable[[np.ndarray], _Batch],
+  num_pairs: int,
   *,
   batch_size: int,
   seed: int,
   num_epochs: int | None = None,
   shard_index: int = 0,
   shard_count: int = 1,
-) -> "grain.DatasetIterator[preferences.PairBatch]":
+) -> "grain.DatasetIterator[_Batch]":
   """Batches for training, in an order that the seed decides.
 
   Each epoch has its own order and leaves out the `N mod batch_size` pairs that
   stand last in it.
 
   Args:
-    pairs: N pairs.
+    take: makes a batch of the numbers of its pairs, integers `[B]`; such as
+      `functools.partial(pair_batch, pairs)`.
+    num_pairs: N, from which the numbers are.
     batch_size: B, pairs of a batch, of all processes together.
     seed: of the order, from 0 to 2**32 - 1.
     num_epochs: passes over the pairs; None goes on for ever.
@@ -109,7 +114,7 @@ def shuffled_batches(
     shard_count: processes.
 
   Returns:
-    An iterator of `PairBatch`. Its `get_state()` is a small dictionary of
+    An iterator of what `take` makes. Its `get_state()` is a small dictionary of
     numbers; `set_state` of it continues with the batch that would have come.
 
   Raises:
@@ -117,18 +122,15 @@ def shuffled_batches(
     ValueError: an option is out of its range.
     ImportError: grain is not installed.
 
-  >>> from jaxalign.data import preferences, tokenizers
-  >>> records = [preferences.Preference(p, "yes", "no") for p in "abcd"]
-  >>> pairs = batches.tokenize_pairs(
-  ...   records, tokenizers.byte_tokenizer(), max_length=6)
-  >>> stream = shuffled_batches(pairs, batch_size=2, seed=0)
-  >>> next(stream).chosen_tokens.shape
-  (2, 6)
+  >>> numbers = np.arange(10, 14)
+  >>> stream = shuffled_batches(numbers.take, 4, batch_size=2, seed=0)
+  >>> sorted([*next(stream).tolist(), *next(stream).tolist()])
+  [10, 11, 12, 13]
 
   Reference:
     grain's `MapDataset`; the order is a permutation by a block cipher.
   """
-  _check_size(batch_size, len(pairs.chosen_tokens))
+  _check_size(batch_size, num_pairs)
   if shard_count < 1 or batch_size % shard_count:
     raise ValueError(
       f"batch_size {batch_size} must be a multiple of shard_count {shard_count}"
@@ -147,12 +149,11 @@ def shuffled_batches(
     ) from error
   size = batch_size // shard_count
   mine = slice(shard_index * size, (shard_index + 1) * size)
-  num_pairs = len(pairs.chosen_tokens)
   rows = grain.MapDataset.range(num_pairs).seed(seed).shuffle()
   # What is left out differs between epochs, as it is cut off after shuffling.
   rows = rows[: num_pairs - num_pairs % batch_size].repeat(num_epochs)
   stream = rows.batch(batch_size, drop_remainder=True).map(
-    lambda rows: batches.pair_batch(pairs, rows[mine])
+    lambda rows: take(rows[mine])
   )
   # All is in memory: threads would only wait for each other.
   options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import functools
 import json
 import sys
 
@@ -22,7 +23,9 @@ def pairs():
 
 def batches(pairs, **options):
   options = {"batch_size": 4, "seed": 3, **options}
-  return data.shuffled_batches(pairs, **options)
+  take = functools.partial(data.pair_batch, pairs)
+  size = len(pairs.chosen_tokens)
+  return data.shuffled_batches(take, size, **options)
 
 
 def take(stream, count):

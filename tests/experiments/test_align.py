@@ -225,17 +225,20 @@ def test_interrupted_and_resumed(file, tmp_path, capsys):
   flags = [*_FEW, f"--data={file}", "--loss=ipo"]
   whole, parts = tmp_path / "whole", tmp_path / "parts"
   assert main(*flags, f"--output_dir={whole}") in (0, 1)
-  take = pairs.Shuffled.__next__
+  shuffled = data.shuffled_batches
   taken = []
 
-  def interrupted(self):
-    taken.append(1)
-    if len(taken) == 2:
-      os.kill(os.getpid(), signal.SIGTERM)
-    return take(self)
+  def interrupted(take, *arguments, **options):
+    def broken(rows):
+      taken.append(1)
+      if len(taken) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return take(rows)
+
+    return shuffled(broken, *arguments, **options)
 
   # Not by the fixture, for which all runs as it is written.
-  with mock.patch.object(pairs.Shuffled, "__next__", interrupted):
+  with mock.patch.object(data, "shuffled_batches", interrupted):
     assert main(*flags, f"--output_dir={parts}") == 0
   assert "after step 2" in capsys.readouterr().out
   assert not (parts / "results.json").exists()

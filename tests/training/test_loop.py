@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from jaxalign import checks, training
+from tests import processes
 from tests.training import toy_run
 
 
@@ -128,7 +129,8 @@ def test_sigterm_saves_and_a_second_run_goes_on(tmp_path):
 
 
 def _run(directory, *arguments):
-  return toy_run.start(directory, *arguments, num_devices=1)
+  module = "tests.training.toy_run"
+  return processes.start(module, "--directory", directory, *arguments)
 
 
 def test_killed_and_resumed_is_bit_identical(tmp_path):
@@ -136,14 +138,14 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
   # Anywhere, and not at the same place in each run of this test.
   kill_at = int(np.random.default_rng().integers(6, 20))
   broken = tmp_path / f"killed_at_{kill_at}"
-  code, out, err = toy_run.end(_run(broken, "--signal_at", "5"))
+  code, out, err = processes.end(_run(broken, "--signal_at", "5"))
   assert (code, out) == (0, "interrupted\n"), err
-  code, _, err = toy_run.end(
+  code, _, err = processes.end(
     _run(broken, "--signal_at", str(kill_at), "--signal", "SIGKILL")
   )
   assert code == -signal.SIGKILL, err
-  assert toy_run.end(_run(broken))[:2] == (0, "done\n")
-  assert toy_run.end(whole)[:2] == (0, "done\n")
+  assert processes.end(_run(broken))[:2] == (0, "done\n")
+  assert processes.end(whole)[:2] == (0, "done\n")
 
   both = tmp_path / "whole", broken
   texts = [(path / "metrics.jsonl").read_text() for path in both]

@@ -3,7 +3,6 @@
 
 import functools
 import json
-import socket
 import subprocess
 import sys
 
@@ -13,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxalign import checks, training
-from tests import helpers
+from tests import helpers, processes
 from tests.training import toy_run
 
 
@@ -115,16 +114,15 @@ def test_coordinator_must_be_complete():
 
 
 def test_two_processes_train_as_one(tmp_path):
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
-  address = ("--coordinator", f"localhost:{port}")
+  flags = ("--directory", tmp_path, "--coordinator", processes.free_address())
   pair = [
-    toy_run.start(tmp_path, *address, "--process_id", i, num_devices=2)
+    processes.start(
+      "tests.training.toy_run", *flags, "--process_id", i, num_devices=2
+    )
     for i in range(2)
   ]
   for process in pair:
-    code, out, err = toy_run.end(process)
+    code, out, err = processes.end(process)
     assert (code, out.splitlines()[-1:]) == (0, ["done"]), err
 
   with (

@@ -6,7 +6,6 @@ import functools
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 
 import jax
@@ -74,35 +73,6 @@ class Batches:
 
   def set_state(self, state):
     self._position = state["position"]
-
-
-def start(directory, *arguments, num_devices):
-  """Runs this file as a process of its own; see `end`."""
-  root = pathlib.Path(__file__).parents[2]
-  environment = os.environ | {
-    "PYTHONPATH": str(root),
-    "JAX_NUM_CPU_DEVICES": str(num_devices),
-  }
-  return subprocess.Popen(
-    [
-      *(sys.executable, "-m", "tests.training.toy_run"),
-      *("--directory", str(directory), *map(str, arguments)),
-    ],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    cwd=root,
-    env=environment,
-    text=True,
-  )
-
-
-def end(process):
-  """Exit code, output and errors; a process that hangs is killed."""
-  try:
-    out, err = process.communicate(timeout=100)
-  finally:
-    process.kill()
-  return process.returncode, out, err
 
 
 def main(argv):

@@ -5,7 +5,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -47,41 +47,27 @@ class Split(NamedTuple):
     return split._replace(ref_logps=self.ref_logps[:most])
 
   def batch(self, rows: np.ndarray) -> Batch:
-    """The given pairs; -1 for a row in which nothing exists."""
+    """The given pairs."""
     return Batch(data.pair_batch(self.tokens, rows), self.ref_logps[rows])
 
   def passes(self, batch_size: int) -> Iterator[Batch]:
-    """One pass in order; the last batch is filled up with empty rows."""
-    for start in range(0, self.size, batch_size):
-      rows = np.arange(start, start + batch_size)
-      yield self.batch(np.where(rows < self.size, rows, -1))
+    """One pass in order; the last batch is filled up with the first pairs.
 
-  def shuffled(self, batch_size: int, seed: int) -> "Shuffled":
+    Not with empty rows: some losses compare all pairs of a batch.
+    """
+    for start in range(0, self.size, batch_size):
+      yield self.batch(np.arange(start, start + batch_size) % self.size)
+
+  def shuffled(self, batch_size: int, seed: int) -> Iterator[Batch]:
     """Batches for training, this process's rows of them."""
-    # The loader shuffles pairs that are nothing but their own number.
-    numbers = np.arange(self.size, dtype=np.int32)
-    one = np.ones_like(numbers)
-    stream = data.shuffled_batches(
-      data.PairTokens(
-        numbers[:, None], numbers[:, None], 0 * one, one, one, one
-      ),
+    return data.shuffled_batches(
+      self.batch,
+      self.size,
       batch_size=batch_size,
       seed=seed,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
     )
-    return Shuffled(self, stream)
-
-
-class Shuffled:
-  """Batches for ever, with a position that a checkpoint can hold."""
-
-  def __init__(self, split: Split, stream: Any):
-    self._split, self._stream = split, stream
-    self.get_state, self.set_state = stream.get_state, stream.set_state
-
-  def __next__(self) -> Batch:
-    return self._split.batch(next(self._stream).chosen_tokens[:, 0])
 
 
 class Data(NamedTuple):
