@@ -16,8 +16,8 @@ reading them; `token_logprobs` at most a fifth of the memory and 1.05 times the
 time of dense logits; `import jaxalign` adds at most 0.3 s.
 About 300 seconds on 2 cores. What does not hold: the bounds of policy losses,
 of losses of full logits, of `aot` (which sorts) and of single cheap losses
-against NumPy (a call costs more than they do). The table of policy losses has
-the bare formula beside them.
+against NumPy. Their tables show why beside them: the bare formula of a policy
+loss and of a KL, two sorts, and a call that subtracts two arrays take as long.
 
 A ratio is the median over turns of (time of ours / time of the peer), so that
 a machine whose speed drifts cancels. Peers: XLA without care for zeros, scipy,

@@ -5,6 +5,10 @@ Of pairs: every named loss with its gradient beside a DPO loss written in one
 line, the time that its program takes to compile, and its value beside the same
 formula in NumPy. Of tokens: every loss of full logits with its gradient beside
 the log-softmax of the same logits, which is the least that reads them.
+
+What bounds these ratios on a machine stands in the same tables: a call that
+subtracts two arrays, two sorts with their gradient, and a KL written out
+without any care.
 """
 
 import time
@@ -142,6 +146,21 @@ def _plain(x: preference.PairLogps) -> jax.Array:
   return -jax.nn.log_sigmoid(BETA * d)
 
 
+@jax.jit
+def _subtraction(x: preference.PairLogps) -> jax.Array:
+  """The least that a call with these arguments can do."""
+  return x.policy_chosen - x.policy_rejected
+
+
+@jax.jit
+@jax.grad
+def _sorts(x: preference.PairLogps) -> jax.Array:
+  """Two sorts with their gradient, as `aot` needs them at least."""
+  policy = jnp.sort(x.policy_chosen - x.policy_rejected)
+  ref = jnp.sort(x.ref_chosen - x.ref_rejected)
+  return jnp.sum(policy * ref)
+
+
 def _seconds_to_compile(program: Callable, x) -> float:
   """Tracing, lowering and compiling, with nothing kept from other runs."""
   kept = jax.config.jax_enable_compilation_cache
@@ -165,7 +184,10 @@ def _pair_row(name: str, x, formula: Callable, turns: int) -> dict:
   time_ours, ratio = timing.paired_ratio(
     program, _with_gradient(_plain), (x,), turns
   )
-  _, of_numpy = timing.paired_ratio(in_one, lambda _: formula(), (x,), turns)
+  of_numpy, of_call = (
+    timing.paired_ratio(fn, lambda _: formula(), (x,), turns)[1]
+    for fn in (in_one, _subtraction)
+  )
   error = np.abs(np.asarray(in_one(x), np.float64) - formula())
   return {
     "loss": name,
@@ -173,6 +195,7 @@ def _pair_row(name: str, x, formula: Callable, turns: int) -> dict:
     "with gradient, us": 1e6 * time_ours,
     "over plain DPO": ratio,
     "value over NumPy": of_numpy,
+    "a subtraction over NumPy": of_call,
     "error": float(np.max(error / (1 + np.abs(formula())))),
   }
 
@@ -244,7 +267,17 @@ def pair_part(*, turns: int) -> harness.Part:
       worst("error"),
     ),
   ]
-  return harness.Part(claims, {}, {"losses of pairs": rows})
+  time_sorts, ratio = timing.paired_ratio(
+    _sorts, _with_gradient(_plain), (x,), turns
+  )
+  bare = {
+    "program": "two sorts with their gradient",
+    "us": 1e6 * time_sorts,
+    "over plain DPO": ratio,
+  }
+  return harness.Part(
+    claims, {}, {"losses of pairs": rows, "what losses of pairs need": [bare]}
+  )
 
 
 # --- tokens ------------------------------------------------------------------
@@ -256,6 +289,23 @@ def _reading(policy, *others):
     jnp.sum(x[..., 0] - jax.nn.logsumexp(x, -1)) for x in (policy, *others)
   ]
   return sum(logps)
+
+
+def _bare_kl(policy, ref):
+  """The sum of `KL(ref || policy)` over tokens, without masks or care."""
+  log_policy, log_ref = (jax.nn.log_softmax(x) for x in (policy, ref))
+  return jnp.sum(jnp.exp(log_ref) * (log_ref - log_policy))
+
+
+def _token_row(name: str, total: Callable, arrays: tuple, turns: int) -> dict:
+  """A sum over tokens with its gradient in the policy, over reading."""
+  time_ours, ratio = timing.paired_ratio(
+    jax.jit(jax.value_and_grad(total)),
+    jax.jit(jax.value_and_grad(_reading)),
+    arrays,
+    turns,
+  )
+  return {"loss": name, "ms": 1e3 * time_ours, "over reading": ratio}
 
 
 def token_part(*, turns: int) -> harness.Part:
@@ -283,19 +333,16 @@ def token_part(*, turns: int) -> harness.Part:
     ),
     "aligndistil": (preference.aligndistil_loss, (policy, ref, other), {}),
   }
-  rows = []
-  for name, (loss, arrays, options) in losses.items():
-
-    def ours(*x, loss=loss, options=options):
-      return jnp.sum(loss(*x, where=where, **options))
-
-    time_ours, ratio = timing.paired_ratio(
-      jax.jit(jax.value_and_grad(ours)),
-      jax.jit(jax.value_and_grad(_reading)),
+  summed = {
+    name: (
+      lambda *x, loss=loss, options=options: jnp.sum(
+        loss(*x, where=where, **options)
+      ),
       arrays,
-      turns,
     )
-    rows.append({"loss": name, "ms": 1e3 * time_ours, "over reading": ratio})
+    for name, (loss, arrays, options) in losses.items()
+  }
+  rows = [_token_row(name, *given, turns) for name, given in summed.items()]
   claims = [
     _at_most(
       f"tokens, {row['loss']}",
@@ -306,4 +353,5 @@ def token_part(*, turns: int) -> harness.Part:
     )
     for row in rows
   ]
+  rows.append(_token_row("bare KL", _bare_kl, (policy, ref), turns))
   return harness.Part(claims, {}, {"losses of full logits": rows})
