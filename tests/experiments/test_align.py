@@ -16,7 +16,13 @@ from jaxalign import data, exact, models, preference
 from tests.experiments import conventions
 
 # Enough of each that a stage has something to do.
-_FEW = ("--batch_size=8", "--steps=4", "--warmup=1", "--held_out=.4")
+_FEW = (
+  "--batch_size=8",
+  "--steps=4",
+  "--warmup=1",
+  "--held_out=.4",
+  "--model=nano",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -245,6 +251,16 @@ def test_interrupted_and_resumed(file, tmp_path, capsys):
   assert main(*flags, f"--output_dir={parts}", "--resume") in (0, 1)
   for name in ("metrics.jsonl", "model/model.safetensors"):
     assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
+
+
+def test_files_have_defaults_of_their_own():
+  generated, real = (
+    align.Config.from_preset("quick", data=data) for data in ("", "file")
+  )
+  assert (generated.model, real.model) == ("nano", "tiny")
+  assert generated.batch_size > real.batch_size
+  chosen = align.Config.from_preset("quick", data="file", batch_size=4)
+  assert (chosen.batch_size, chosen.model) == (4, "tiny")
 
 
 # --- bad input ---------------------------------------------------------------

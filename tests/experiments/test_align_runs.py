@@ -19,7 +19,13 @@ pytest.importorskip("grain")
 
 _MODULE = "experiments.align"
 _STEPS = 20
-_FLAGS = ("--batch_size=8", f"--steps={_STEPS}", "--warmup=1", "--held_out=.3")
+_FLAGS = (
+  "--batch_size=8",
+  f"--steps={_STEPS}",
+  "--warmup=1",
+  "--held_out=.3",
+  "--model=nano",
+)
 
 
 @pytest.fixture(autouse=True)
