@@ -52,6 +52,11 @@ EXPERIMENTS = (
   "token_kl",
   "distribution_matching",
   "unlearning_dynamics",
+  "domain_sampling",
+  "retrain_equivalence",
+  "adaptive_holdout",
+  "disparate_impact",
+  "marginal_matching",
 )
 
 

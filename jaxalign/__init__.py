@@ -20,6 +20,7 @@ __all__ = (
   "evaluation",
   "exact",
   "inference",
+  "learning",
   "models",
   "numerics",
   "preference",

@@ -88,6 +88,7 @@ FLOORS = {
   "diffusion": 2,
   "social_choice": 2,
   "inference": 2,
+  "learning": 2,
   "preference": 2,
   "rl": 2,
   "evaluation": 2,
