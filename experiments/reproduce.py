@@ -57,6 +57,8 @@ EXPERIMENTS = (
   "adaptive_holdout",
   "disparate_impact",
   "marginal_matching",
+  "few_rounds",
+  "failure_modes",
 )
 
 
