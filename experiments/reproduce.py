@@ -59,6 +59,8 @@ EXPERIMENTS = (
   "marginal_matching",
   "few_rounds",
   "failure_modes",
+  "panprediction",
+  "clusterable_calibration",
 )
 
 
