@@ -59,8 +59,10 @@ EXPERIMENTS = (
   "marginal_matching",
   "few_rounds",
   "failure_modes",
+  "strategic_features",
   "panprediction",
   "clusterable_calibration",
+  "content_selection",
 )
 
 
