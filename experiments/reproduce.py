@@ -63,6 +63,8 @@ EXPERIMENTS = (
   "panprediction",
   "clusterable_calibration",
   "content_selection",
+  "surjectivity",
+  "elicit",
 )
 
 

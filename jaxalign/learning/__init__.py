@@ -18,6 +18,23 @@ from jaxalign.learning.clusterable import (
   likelihood_groups,
   mixture_log_densities,
 )
+from jaxalign.learning.continuation import (
+  ArclengthResult,
+  ContinuationOptions,
+  arclength_inverse,
+)
+from jaxalign.learning.ddim_inversion import (
+  INVERSION_METHODS,
+  SamplerInverse,
+  ddim_inverse,
+  ddim_sample,
+  flow_inverse,
+  flow_sample,
+)
+from jaxalign.learning.degree import (
+  SignedPreimages,
+  signed_preimages,
+)
 from jaxalign.learning.domain_sampling import (
   cooldown_tau,
   gradient_variance_gap,
@@ -69,6 +86,11 @@ from jaxalign.learning.in_context import (
   known_noise_predictive,
   rule_of_succession,
 )
+from jaxalign.learning.linear_attention import (
+  LinearAttentionInverse,
+  linear_attention_inverse,
+  residual_linear_attention,
+)
 from jaxalign.learning.linear_f2 import (
   F2Instance,
   F2Solution,
@@ -91,6 +113,10 @@ from jaxalign.learning.multi_distribution import (
   boost_params,
   boost_update,
   majority,
+)
+from jaxalign.learning.newton import (
+  NewtonResult,
+  newton_inverse,
 )
 from jaxalign.learning.on_demand_sampling import (
   LazyHedge,
@@ -156,6 +182,16 @@ from jaxalign.learning.strategic_subsets import (
   decompose,
   joint_select,
 )
+from jaxalign.learning.surjectivity import (
+  BlocksInverse,
+  CausalInverse,
+  RMSNormInverse,
+  causal_inverse,
+  invert_preln,
+  leaky_relu_inverse,
+  rms_norm,
+  rms_norm_inverse,
+)
 from jaxalign.learning.unlearning_paths import (
   least_squares_ascent,
   linear_path_divergence,
@@ -165,9 +201,14 @@ from jaxalign.learning.unlearning_paths import (
 
 __all__ = (
   "FAILURE_MODES",
+  "INVERSION_METHODS",
+  "ArclengthResult",
+  "BlocksInverse",
   "BoostParams",
+  "CausalInverse",
   "ContentPlan",
   "ContentTarget",
+  "ContinuationOptions",
   "Correlation",
   "Decomposition",
   "EntropicProjection",
@@ -182,7 +223,9 @@ __all__ = (
   "LazyHedge",
   "LazyHedgeERM",
   "LazyHedgeState",
+  "LinearAttentionInverse",
   "MarginalMatchingState",
+  "NewtonResult",
   "OODSInstance",
   "OnlineForecasts",
   "PanpredictionGap",
@@ -190,13 +233,17 @@ __all__ = (
   "PatchingPlan",
   "Penalty",
   "Predictive",
+  "RMSNormInverse",
   "SamplePatches",
+  "SamplerInverse",
+  "SignedPreimages",
   "StepAudit",
   "StrategicOptimum",
   "ThresholdoutResult",
   "ThresholdoutState",
   "affine_common_interest",
   "agreeing_signs",
+  "arclength_inverse",
   "auditor_weights",
   "balanced_rates",
   "best_penalty",
@@ -205,11 +252,14 @@ __all__ = (
   "boost_evaluation_size",
   "boost_params",
   "boost_update",
+  "causal_inverse",
   "cell_sums",
   "cluster_then_predict",
   "competitive_rate",
   "cooldown_tau",
   "cutoff_masks",
+  "ddim_inverse",
+  "ddim_sample",
   "decompose",
   "discriminant_groups",
   "disparate_impact",
@@ -225,6 +275,8 @@ __all__ = (
   "finite_class_erm",
   "fit_gaussian_mixture",
   "flip_predictions",
+  "flow_inverse",
+  "flow_sample",
   "forecast_probabilities",
   "forecast_rule",
   "gaussian_nll",
@@ -236,6 +288,7 @@ __all__ = (
   "impact_constraints",
   "in_region",
   "inverse_gamma_predictive",
+  "invert_preln",
   "joint_select",
   "known_noise_predictive",
   "label_failure_mode",
@@ -244,8 +297,10 @@ __all__ = (
   "lazy_hedge_expand",
   "lazy_hedge_init",
   "lazy_hedge_update",
+  "leaky_relu_inverse",
   "least_squares_ascent",
   "likelihood_groups",
+  "linear_attention_inverse",
   "linear_path_divergence",
   "linear_rewards",
   "majority",
@@ -253,6 +308,7 @@ __all__ = (
   "marginal_matching_step",
   "mean_token_nll",
   "mixture_log_densities",
+  "newton_inverse",
   "online_calibrate",
   "online_calibration_bound",
   "online_calibration_rounds",
@@ -269,9 +325,13 @@ __all__ = (
   "patching_plan",
   "pearson_correlation",
   "pure_nash",
+  "residual_linear_attention",
   "ridge_on_support",
+  "rms_norm",
+  "rms_norm_inverse",
   "rule_of_succession",
   "shared_optimum",
+  "signed_preimages",
   "stagewise_least_squares",
   "stationary_engagement",
   "step_calibration_audit",
