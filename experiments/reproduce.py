@@ -52,6 +52,8 @@ EXPERIMENTS = (
   "token_kl",
   "distribution_matching",
   "unlearning_dynamics",
+  "hidden_subtext",
+  "select_subset",
   "domain_sampling",
   "retrain_equivalence",
   "adaptive_holdout",
