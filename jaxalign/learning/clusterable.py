@@ -157,7 +157,7 @@ def mixture_log_densities(mixture: GaussianMixture, x: jax.Array) -> jax.Array:
   -0.9189
 
   Reference:
-    McLachlan and Peel, Finite mixture models (2000), section 3.
+    McLachlan and Peel, Finite mixture models (2000).
   """
   gap = (x[..., None, :] - mixture.means) ** 2 / mixture.variances
   volume = jnp.log(2 * math.pi * mixture.variances)
@@ -192,7 +192,7 @@ def fit_gaussian_mixture(
   True
 
   Reference:
-    McLachlan and Peel, Finite mixture models (2000), section 3.2.
+    McLachlan and Peel, Finite mixture models (2000).
   """
   checks.check_rank(2, x=x)
   if not 1 <= num_clusters <= x.shape[0]:

@@ -256,7 +256,7 @@ def arclength_inverse(
 
   Reference:
     On Surjectivity of Neural Networks (2508.19445), for the claim; Allgower and
-    Georg, Numerical Continuation Methods (1990), chapters 3 and 6.
+    Georg, Numerical Continuation Methods (1990).
   """
   checks.check_float(y=y)
   checks.check_positive(**options._asdict())

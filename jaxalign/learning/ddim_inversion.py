@@ -291,7 +291,7 @@ def flow_sample(
 
   Reference:
     Score-Based Generative Modeling through Stochastic Differential Equations
-    (2011.13456), section 4.3.
+    (2011.13456).
   """
   noise = _check_data(noise)
   return _sample(_flow(velocity, num_steps), noise, num_steps)

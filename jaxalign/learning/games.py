@@ -85,7 +85,7 @@ def expected_payoffs(payoffs: jax.Array, play: jax.Array) -> jax.Array:
   [2.0, 2.0]
 
   Reference:
-    Osborne and Rubinstein, A Course in Game Theory (1994), section 3.1.
+    Osborne and Rubinstein, A Course in Game Theory (1994).
   """
   payoffs = _payoffs(payoffs)
   checks.check_same_shape(play=play, payoffs_of_one=payoffs[0])
@@ -111,7 +111,7 @@ def pure_nash(payoffs: jax.Array) -> jax.Array:
   [[False, False], [False, True]]
 
   Reference:
-    Osborne and Rubinstein, A Course in Game Theory (1994), section 2.2.
+    Osborne and Rubinstein, A Course in Game Theory (1994).
   """
   payoffs = _payoffs(payoffs)
   best = [

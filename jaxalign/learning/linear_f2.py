@@ -300,7 +300,7 @@ def f2_majority_errors(
 
   Reference:
     Few-round multi-distribution learning (2511.15507), the vote; the law is
-    O'Donnell, Analysis of Boolean Functions (2014), section 3.3.
+    O'Donnell, Analysis of Boolean Functions (2014).
   """
   checks.check_rank(2, hypotheses=hypotheses)
   chex.assert_axis_dimension(hypotheses, -1, len(instance.target))

@@ -77,7 +77,7 @@ def newton_inverse(
 
   Reference:
     Dennis and Schnabel, Numerical Methods for Unconstrained Optimization and
-    Nonlinear Equations (1983), chapter 6.
+    Nonlinear Equations (1983).
   """
   checks.check_same_shape(y=y, start=start)
   checks.check_float(y=y, start=start)
