@@ -116,7 +116,7 @@ class Config(harness.Config):
     1, least=1, help="parts of a batch, worked through one by one"
   )
   learning_rate: float = harness.field(
-    1e-2, help="at its highest; 1e-6 to 1e-5 for large models"
+    4e-3, help="at its highest; 1e-6 to 1e-5 for large models"
   )
   warmup: int = harness.field(20, least=0, help="steps until then")
   steps: int = harness.field(300, smoke=150, least=2, help="updates")

@@ -86,6 +86,17 @@ from jaxalign.learning.in_context import (
   known_noise_predictive,
   rule_of_succession,
 )
+from jaxalign.learning.knowledge import (
+  NUM_TEMPLATES,
+  Entities,
+  KnowledgeVocab,
+  TokenRows,
+  comparison_rows,
+  document_rows,
+  draw_entities,
+  fact_exposures,
+  question_rows,
+)
 from jaxalign.learning.linear_attention import (
   LinearAttentionInverse,
   linear_attention_inverse,
@@ -166,6 +177,9 @@ from jaxalign.learning.self_rewrites import (
   mean_token_nll,
   pearson_correlation,
 )
+from jaxalign.learning.spectrum import (
+  spectrum_mask,
+)
 from jaxalign.learning.step_calibration import (
   PatchedPredictions,
   StepAudit,
@@ -210,6 +224,7 @@ from jaxalign.learning.unlearning_paths import (
 __all__ = (
   "FAILURE_MODES",
   "INVERSION_METHODS",
+  "NUM_TEMPLATES",
   "ArclengthResult",
   "BlocksInverse",
   "BoostParams",
@@ -219,6 +234,7 @@ __all__ = (
   "ContinuationOptions",
   "Correlation",
   "Decomposition",
+  "Entities",
   "EntropicProjection",
   "F2Instance",
   "F2Solution",
@@ -229,6 +245,7 @@ __all__ = (
   "ImpactConstraints",
   "ImpactRates",
   "JointSelection",
+  "KnowledgeVocab",
   "LLSScores",
   "LazyHedge",
   "LazyHedgeERM",
@@ -251,6 +268,7 @@ __all__ = (
   "StrategicOptimum",
   "ThresholdoutResult",
   "ThresholdoutState",
+  "TokenRows",
   "affine_common_interest",
   "agreeing_signs",
   "arclength_inverse",
@@ -265,6 +283,7 @@ __all__ = (
   "causal_inverse",
   "cell_sums",
   "cluster_then_predict",
+  "comparison_rows",
   "competitive_rate",
   "cooldown_tau",
   "cutoff_masks",
@@ -273,6 +292,8 @@ __all__ = (
   "decompose",
   "discriminant_groups",
   "disparate_impact",
+  "document_rows",
+  "draw_entities",
   "effective_discount",
   "entropic_projection",
   "entropic_rates",
@@ -282,6 +303,7 @@ __all__ = (
   "f2_majority_errors",
   "f2_samples",
   "f2_solve",
+  "fact_exposures",
   "finite_class_erm",
   "fit_gaussian_mixture",
   "flip_predictions",
@@ -339,6 +361,7 @@ __all__ = (
   "patching_plan",
   "pearson_correlation",
   "pure_nash",
+  "question_rows",
   "residual_linear_attention",
   "ridge_on_support",
   "rms_norm",
@@ -346,6 +369,7 @@ __all__ = (
   "rule_of_succession",
   "shared_optimum",
   "signed_preimages",
+  "spectrum_mask",
   "stagewise_least_squares",
   "stationary_engagement",
   "step_calibration_audit",

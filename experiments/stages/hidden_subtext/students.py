@@ -85,10 +85,12 @@ def pretrain(
   batch: int,
 ) -> language_models.Params:
   """Imitates random sequences of a corpus `[S, N, 11]`."""
+  of_params, of_batches = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+  # Not vmapped: on a CPU of two cores the batched factorisations of a GRU's
+  # orthogonal matrices may wait for each other for ever (jaxlib 0.10.2).
+  start = jax.lax.map(lambda key: language_models.init(key, model), of_params)
 
-  def of_seed(key, corpus):
-    of_params, of_batches = jax.random.split(key)
-
+  def of_seed(key, params, corpus):
     def draw(key):
       return corpus[jax.random.randint(key, (batch,), 0, len(corpus))]
 
@@ -96,15 +98,15 @@ def pretrain(
       return -jnp.mean(word_log_probs(model, params, tokens))
 
     return language_models.fit(
-      of_batches,
+      key,
       loss,
-      language_models.init(of_params, model),
+      params,
       draw,
       steps=steps,
       optimizer=language_models.cosine_adamw(_PRETRAINING_RATE, steps),
     ).params
 
-  return jax.vmap(of_seed)(keys, corpus)
+  return jax.vmap(of_seed)(of_batches, start, corpus)
 
 
 @functools.partial(jax.jit, static_argnames="model")
