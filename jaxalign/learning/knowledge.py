@@ -169,19 +169,25 @@ def draw_entities(
 # --- rows --------------------------------------------------------------------
 
 
-def _pack(tokens: list, exists: list, where: list, length: int) -> TokenRows:
-  """Columns `[...]` side by side, without those that do not exist."""
-  tokens, exists, where = (
-    jnp.stack(jnp.broadcast_arrays(*columns), -1)
-    for columns in (tokens, exists, where)
+def _pack(*columns: list, length: int) -> TokenRows:
+  """Tokens `[...]` side by side, without those that do not exist.
+
+  Args:
+    *columns: tokens, whether they exist, and whether they are learned from.
+    length: of the rows.
+  """
+  tokens, exists, learned = jnp.broadcast_arrays(
+    *(jnp.stack(jnp.broadcast_arrays(*x), -1) for x in columns)
   )
-  _, exists = jnp.broadcast_arrays(tokens, exists)
-  where = exists & where
-  tokens = jnp.where(exists, tokens, _EOS).astype(jnp.int32)
   order = jnp.argsort(~exists, -1, stable=True)[..., :length]
   return TokenRows(
-    jnp.take_along_axis(tokens, order, -1),
-    jnp.take_along_axis(where, order, -1),
+    *(
+      jnp.take_along_axis(x, order, -1)
+      for x in (
+        jnp.where(exists, tokens, _EOS).astype(jnp.int32),
+        exists & learned,
+      )
+    )
   )
 
 
@@ -306,7 +312,7 @@ def document_rows(
     exists += [True, True, True, two]
   where = [False] + [True] * len(tokens)
   length = 4 + 3 * vocab.num_categorical + 4 * vocab.num_numerical
-  return _pack([*tokens, _EOS], [*exists, True], where, length)
+  return _pack([*tokens, _EOS], [*exists, True], where, length=length)
 
 
 def comparison_rows(

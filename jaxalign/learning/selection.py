@@ -165,7 +165,7 @@ class GaussianSelection(NamedTuple):
 
 
 def gaussian_selection(
-  share: jax.typing.ArrayLike, *, dimension: int, num_selected: int
+  share: float | jax.Array, *, dimension: int, num_selected: int
 ) -> GaussianSelection:
   """How well the top share of normal features points where it was selected by.
 
