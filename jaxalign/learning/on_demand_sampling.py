@@ -341,7 +341,7 @@ def oods_hard_instance(key: jax.Array, k: int, m: int) -> OODSInstance:
     ValueError: m is not in 1 to k.
 
   >>> instance = oods_hard_instance(jax.random.key(0), 16, 4)
-  >>> instance.indices.shape, instance.maximum
+  >>> instance.indices.shape, float(instance.maximum)
   ((4,), 0.40625)
 
   Reference:
