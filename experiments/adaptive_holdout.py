@@ -16,7 +16,7 @@ Command: `python -m experiments.adaptive_holdout`, or on one's own table
 `python -m experiments.adaptive_holdout --csv=FILE --target=COLUMN`, of numbers
 and with two values in the target: thirds of the rows are training, holdout and
 new data; a table and a plot show what each way reports.
-About 6 seconds on 2 cores.
+About 4 seconds on 2 cores.
 """
 
 import dataclasses

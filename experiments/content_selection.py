@@ -17,7 +17,7 @@ and value 9.5177 for logistic demand, 9.0046 with steps of at most 1, 3 and
 Command: `python -m experiments.content_selection`, or on one's own demand curve
 `python -m experiments.content_selection --csv=FILE` with columns satisfaction
 and participation, and --base, --price, --discount, --friction, --max_step.
-About 5 seconds on 2 cores.
+About 2 seconds on 2 cores.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ Command: `python -m experiments.disparate_impact`, or on one's own table
 `python -m experiments.disparate_impact --csv=FILE --prediction=COLUMN
 --group=COLUMN --target_di=.8`, both columns of 0 and 1: the weights, and the
 flipped predictions, of each row are in `curves.npz`.
-About 4 seconds on 2 cores.
+About 2 seconds on 2 cores.
 """
 
 import dataclasses

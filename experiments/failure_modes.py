@@ -16,7 +16,7 @@ which then learns from what it played alone, sometimes gets stuck. No symmetric
 stag hunt is of common interest up to affine maps, so miscoordination is asked
 of games with an outcome that is everybody's best.
 Command: `python -m experiments.failure_modes`
-About 8 seconds on 2 cores.
+About 5 seconds on 2 cores.
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ rounds, or 6400 in one, come within .01 of the best single hypothesis; the
 uniform mixture of 1280 is .07 off. Not shown: the rates of the theorems in d, k
 and eps, which sizes like these cannot tell.
 Command: `python -m experiments.few_rounds`
-About 25 seconds on 2 cores.
+About 15 seconds on 2 cores.
 """
 
 import dataclasses

@@ -17,7 +17,7 @@ numbers); singular values 1, .26, .19, .16, .07, .05. It is bought dearly: tuned
 on the selected pairs a student loses .9 to 2.5 nats a word of the language that
 it spoke before. The smoke preset teaches no student, and claims (3) alone.
 Command: `python -m experiments.hidden_subtext`
-About 90 seconds on 2 cores.
+About 60 seconds on 2 cores.
 """
 
 import dataclasses

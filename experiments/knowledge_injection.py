@@ -18,7 +18,7 @@ known after these: .34 categorical and .02 numerical ones in fixed order.
 `--write=FILE` writes such a world as text, a JSON object a line, for a language
 model of one's own.
 Command: `python -m experiments.knowledge_injection`
-About 80 seconds on 2 cores.
+About 55 seconds on 2 cores.
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ Command: `python -m experiments.panprediction`
 Own data: `--csv=FILE --prediction=COLUMN --outcome=COLUMN --groups=COLUMN,...`
 audits the predictions in a file, patches them until `--eps`, and writes
 `predictions.csv`; halves of the rows tell what patches do to unseen ones.
-About 40 seconds on 2 cores.
+About 25 seconds on 2 cores.
 """
 
 import dataclasses

@@ -22,7 +22,7 @@ Command: `python -m experiments.strategic_features`, or on one's own table
 --costs=COLUMN:VALUE,...` with the cost h of every other column: shifting it by
 a standard deviations costs `h a^2 / 2`, inf is for what nobody can change. The
 penalty is that of standardised columns (times the rows: scikit-learn's alpha).
-About 15 seconds on 2 cores.
+About 5 seconds on 2 cores.
 """
 
 import dataclasses
