@@ -186,6 +186,21 @@ def confidence_interval(samples: np.ndarray) -> tuple[float, float]:
   return float(mean - half), float(mean + half)
 
 
+def bounded_mean(
+  name: str, statement: str, values: np.ndarray, bound: float, relation: str
+) -> Claim:
+  """Claims a bound on the mean of `values` `[n]`, and gives its interval."""
+  return Claim(
+    name=name,
+    statement=statement,
+    theory=bound,
+    measured=values.mean(),
+    tolerance=0.0,
+    relation=relation,
+    interval=confidence_interval(values),
+  )
+
+
 # --- configuration -----------------------------------------------------------
 
 

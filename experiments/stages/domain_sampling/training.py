@@ -124,18 +124,6 @@ def train(task: Task, arm: Arm) -> jax.Array:
   return jax.vmap(jax.vmap(run, (None, 0)), (0, None))(arm, task)
 
 
-def _gain(name: str, statement: str, gains: np.ndarray) -> harness.Claim:
-  return harness.Claim(
-    name,
-    statement,
-    theory=0.0,
-    measured=gains.mean(),
-    tolerance=0.0,
-    relation=">=",
-    interval=harness.confidence_interval(gains),
-  )
-
-
 def training(rng: np.random.Generator, *, num_seeds: int) -> harness.Part:
   """Claims on errors after training.
 
@@ -151,23 +139,29 @@ def training(rng: np.random.Generator, *, num_seeds: int) -> harness.Part:
     name: np.mean(~(path[:, -1] < DIVERGED)) for name, path in small.items()
   }
   claims = [
-    _gain(
+    harness.bounded_mean(
       "temperature_gain",
       "error on the small domain after training: in proportion less by"
       " temperature",
       end["proportional"] - end["temperature"],
+      0.0,
+      ">=",
     ),
-    _gain(
+    harness.bounded_mean(
       "temperature_overfits",
       "error on the small domain by temperature: after all steps less after"
       " 30 % of them",
       end["temperature"] - small["temperature"][:, warm - 1],
+      0.0,
+      ">=",
     ),
-    _gain(
+    harness.bounded_mean(
       "cooldown_gain",
       "error on the small domain after training: by temperature less by"
       " Cooldown",
       end["temperature"] - end["cooldown"],
+      0.0,
+      ">=",
     ),
     harness.Claim(
       "scalarisation_diverges",

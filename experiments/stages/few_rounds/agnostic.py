@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import harness, plotting
-from experiments.stages.few_rounds import means
 from jaxalign.learning import finite_class
 
 POINTS, HYPOTHESES, NUM = 360, 36, 16
@@ -127,7 +126,7 @@ def _claims(found: Found) -> list[harness.Claim]:
       tolerance=0.0,
       relation="<=",
     ),
-    means.bounded_mean(
+    harness.bounded_mean(
       "agnostic_uniform",
       "largest error over the best's: half of that of what is best on a uniform"
       " mixture of as many samples, less that of LazyHedge with the box",
@@ -135,7 +134,7 @@ def _claims(found: Found) -> list[harness.Claim]:
       0.0,
       ">=",
     ),
-    means.bounded_mean(
+    harness.bounded_mean(
       "agnostic_samples",
       "samples of LazyHedge with the box that doubles, over those of one round"
       " that stores enough of each distribution",

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments import harness, plotting
-from experiments.stages.few_rounds import means
 from jaxalign.learning import linear_f2, multi_distribution
 
 EPS = 0.1
@@ -240,7 +239,7 @@ def _claims(rounds, total, per_round) -> list[harness.Claim]:
   """Claims on samples in all of the first instance, and of a round."""
   total = dict(zip(rounds, total[:, 0], strict=True))
   return [
-    means.bounded_mean(
+    harness.bounded_mean(
       "two_rounds",
       "samples in all that one round needs over those of two, all pooled, with"
       " dimensions of three sizes",
@@ -248,7 +247,7 @@ def _claims(rounds, total, per_round) -> list[harness.Claim]:
       2.0,
       ">=",
     ),
-    means.bounded_mean(
+    harness.bounded_mean(
       "six_rounds",
       "samples in all that six rounds need over those of one, with dimensions"
       " of three sizes",
@@ -256,7 +255,7 @@ def _claims(rounds, total, per_round) -> list[harness.Claim]:
       0.25,
       "<=",
     ),
-    means.bounded_mean(
+    harness.bounded_mean(
       "boosting_per_round",
       "samples of a round that boosting needs over those with fewer rounds (1,"
       " 3, 6): largest",
